@@ -1,0 +1,115 @@
+"""Device-resident replay: one offline dataset shared by all seeds, one online ring per seed.
+
+    offline  Batch, leaves (N, ...)       uploaded once, read by every seed
+    ring     Batch, leaves (S, C, ...)    seed s writes and reads row s only
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+class Batch(NamedTuple):
+    """Transitions (s_t, a_t, r_t, s_{t+1}, terminated_{t+1}), all float32, leading axes alike.
+
+    `terminated` is 1 where the episode ended in a terminal state (no bootstrap); a time limit
+    (`truncated`) ends the episode but not the value and is 0 here.
+    """
+
+    observations: Float[Array, "*batch obs"]
+    actions: Float[Array, "*batch act"]
+    rewards: Float[Array, "*batch"]
+    next_observations: Float[Array, "*batch obs"]
+    terminated: Float[Array, "*batch"]
+
+
+class Ring(NamedTuple):
+    """A FIFO buffer per seed. `inserted` counts all transitions ever written (same for all)."""
+
+    storage: Batch
+    inserted: Int[Array, ""]
+
+    @property
+    def capacity(self) -> int:
+        return self.storage.rewards.shape[1]
+
+    @property
+    def size(self) -> Int[Array, ""]:
+        return jnp.minimum(self.inserted, self.capacity)
+
+
+def empty_ring(seeds: int, capacity: int, observation_dim: int, action_dim: int) -> Ring:
+    """A ring of zeros; `capacity` transitions for each of `seeds` seeds."""
+    obs = (seeds, capacity, observation_dim)
+    storage = Batch(
+        observations=jnp.zeros(obs, jnp.float32),
+        actions=jnp.zeros((seeds, capacity, action_dim), jnp.float32),
+        rewards=jnp.zeros((seeds, capacity), jnp.float32),
+        next_observations=jnp.zeros(obs, jnp.float32),
+        terminated=jnp.zeros((seeds, capacity), jnp.float32),
+    )
+    return Ring(storage, jnp.zeros((), jnp.int32))
+
+
+def insert(ring: Ring, chunk: Batch) -> Ring:
+    """Write a chunk with leaves (S, K, ...) behind the newest transition, over the oldest."""
+    rows = (ring.inserted + jnp.arange(chunk.rewards.shape[1])) % ring.capacity
+    storage = jax.tree.map(lambda store, new: store.at[:, rows].set(new), ring.storage, chunk)
+    return Ring(storage, ring.inserted + chunk.rewards.shape[1])
+
+
+def sample_offline(offline: Batch, key: PRNGKeyArray, shape: tuple[int, ...]) -> Batch:
+    """Uniform with replacement from the offline dataset; leaves get leading axes `shape`."""
+    rows = jax.random.randint(key, shape, 0, offline.rewards.shape[0])
+    return jax.tree.map(lambda x: x[rows], offline)
+
+
+def sample_online(
+    ring: Ring, seed_index: Int[Array, ""], key: PRNGKeyArray, shape: tuple[int, ...]
+) -> Batch:
+    """Uniform with replacement from what seed `seed_index` has stored so far."""
+    rows = jax.random.randint(key, shape, 0, ring.size)
+    return jax.tree.map(lambda x: x[seed_index, rows], ring.storage)
+
+
+def sample_mixed(
+    offline: Batch | None,
+    ring: Ring,
+    seed_index: Int[Array, ""],
+    key: PRNGKeyArray,
+    updates: int,
+    batch_size: int,
+    offline_fraction: float,
+) -> Batch:
+    """Leaves (updates, batch, ...): first the offline rows, then the online rows.
+
+    Exactly round(batch_size * offline_fraction) rows of every batch come from the dataset.
+    """
+    n_offline = round(batch_size * offline_fraction) if offline is not None else 0
+    offline_key, online_key = jax.random.split(key)
+    parts = []
+    if offline is not None and n_offline > 0:
+        parts.append(sample_offline(offline, offline_key, (updates, n_offline)))
+    if n_offline < batch_size:
+        shape = (updates, batch_size - n_offline)
+        parts.append(sample_online(ring, seed_index, online_key, shape))
+    return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
+
+
+def as_batch(
+    observations: np.ndarray,
+    actions: np.ndarray,
+    rewards: np.ndarray,
+    next_observations: np.ndarray,
+    terminated: np.ndarray,
+) -> Batch:
+    """Upload host arrays as float32."""
+    return Batch(
+        *(
+            jnp.asarray(x, jnp.float32)
+            for x in (observations, actions, rewards, next_observations, terminated)
+        )
+    )

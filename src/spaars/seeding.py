@@ -1,0 +1,23 @@
+"""Where every random number comes from.
+
+One integer seed names everything a run draws. Streams are kept apart by purpose, so that
+evaluation episodes never coincide with training episodes, whatever the seed.
+"""
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+# Never renumber: the numbers are part of every published result.
+TRAIN_EPISODE, EVAL_EPISODE, BEHAVIOUR_EPISODE = 1, 2, 3
+INIT, OFFLINE, ACT, UPDATE = 11, 12, 13, 14
+
+
+def episode_seed(purpose: int, seed: int, index: int) -> int:
+    """The argument of `env.reset(seed=...)` for the index-th episode of a purpose."""
+    return int(np.random.SeedSequence([purpose, seed, index]).generate_state(1)[0] >> 1)
+
+
+def stream(seed: int, purpose: int) -> PRNGKeyArray:
+    """The JAX key of a purpose; fold the step counter into it, never split it as state."""
+    return jax.random.fold_in(jax.random.key(seed), purpose)

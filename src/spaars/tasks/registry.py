@@ -1,0 +1,109 @@
+"""Tasks: an env factory, a dataset recipe and a score normalisation under one name."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+from spaars.errors import ConfigError, unknown_name
+
+BEHAVIOURS = Path(__file__).parent / "behaviours"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BehaviourTarget:
+    """When a SAC run is good enough to record: what D4RL's data of that name look like."""
+
+    score_mean: tuple[float, float]
+    """Normalised score of the stochastic policy must lie between these."""
+    score_std: tuple[float, float]
+    """So must the standard deviation of its episodes."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """A named problem. Scores are 100 (J - reference_min) / (reference_max - reference_min)."""
+
+    name: str
+    env_id: str
+    reference_min: float
+    """Return of a random policy (D4RL's constant)."""
+    reference_max: float
+    """Return of an expert (D4RL's constant)."""
+    behaviour: BehaviourTarget | None = None
+    """What the embedded behaviour policy was stopped at; None if the task ships none."""
+
+    def make_env(self) -> gymnasium.Env:
+        """A fresh env with its time limit; its actions are bounded by [-1, 1]."""
+        with warnings.catch_warnings():
+            # "v4 is out of date": D4RL's v2 data were made with exactly these dynamics.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", message=".*out of date.*")
+            env = gymnasium.make(self.env_id)
+        check_spaces(env, self.env_id)
+        return env
+
+    def score(self, returns: np.ndarray | float) -> np.ndarray:
+        """Normalised score(s): 0 is random, 100 is D4RL's expert."""
+        span = self.reference_max - self.reference_min
+        return 100.0 * (np.asarray(returns, np.float64) - self.reference_min) / span
+
+    @property
+    def behaviour_file(self) -> Path:
+        return BEHAVIOURS / f"{self.name}.safetensors"
+
+
+def check_spaces(env: gymnasium.Env, name: str) -> None:
+    """Refuse what the algorithms cannot handle, with the remedy."""
+    box = gymnasium.spaces.Box
+    if not (isinstance(env.observation_space, box) and len(env.observation_space.shape) == 1):
+        raise ConfigError(
+            f"{name}: observations must be a flat Box, got {env.observation_space}. "
+            "Wrap the env in gymnasium.wrappers.FlattenObservation."
+        )
+    space = env.action_space
+    if not (isinstance(space, box) and len(space.shape) == 1):
+        raise ConfigError(
+            f"{name}: actions must be a flat Box, got {space}. SPAARS is for continuous control."
+        )
+    if not (np.all(space.low == -1.0) and np.all(space.high == 1.0)):
+        raise ConfigError(
+            f"{name}: actions must be bounded by [-1, 1], got low {space.low} high {space.high}. "
+            "Wrap the env in gymnasium.wrappers.RescaleAction(env, -1.0, 1.0) and rescale the "
+            "dataset's actions alike."
+        )
+
+
+_TASKS = {
+    task.name: task
+    for task in (
+        # Reference returns: D4RL, infos.py. Spread: D4RL's medium data have 12 and 24 points.
+        Task(
+            name="hopper-medium",
+            env_id="Hopper-v4",
+            reference_min=-20.272305,
+            reference_max=3234.3,
+            behaviour=BehaviourTarget(score_mean=(40.0, 48.0), score_std=(7.0, 17.0)),
+        ),
+        Task(
+            name="walker2d-medium",
+            env_id="Walker2d-v4",
+            reference_min=1.629008,
+            reference_max=4592.3,
+            behaviour=BehaviourTarget(score_mean=(58.0, 66.0), score_std=(17.0, 31.0)),
+        ),
+    )
+}
+
+
+def get_task(name: str) -> Task:
+    """The task of that name; a misspelt one gets the nearest suggested."""
+    if name not in _TASKS:
+        raise unknown_name("task", name, _TASKS)
+    return _TASKS[name]
+
+
+def task_names() -> list[str]:
+    return sorted(_TASKS)

@@ -1,0 +1,111 @@
+"""Training environments: one per seed, restorable without knowing their internals."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from spaars import seeding
+
+MakeEnv = Callable[[], gymnasium.Env]
+
+
+class Episode(NamedTuple):
+    """A finished training episode of one seed; `env_step` is the seed's step count at its end."""
+
+    seed: int
+    env_step: int
+    episode_return: float
+    length: int
+    terminated: bool
+
+
+class EnvPopulation:
+    """One env per seed, reset by itself at an episode's end.
+
+    A Gymnasium env is restored by its reset seed and the actions since: that replays any
+    deterministic env, so a checkpoint needs no simulator internals (design, section 3).
+    """
+
+    def __init__(self, make_env: MakeEnv, seeds: Sequence[int]):
+        self.seeds = list(seeds)
+        self.envs = [make_env() for _ in seeds]
+        self.episode_index = [0] * len(self.envs)
+        self.actions: list[list[np.ndarray]] = [[] for _ in self.envs]
+        self.returns = [0.0] * len(self.envs)
+        self.env_steps = 0
+        self.observations = np.stack([self._reset(i) for i in range(len(self.envs))])
+
+    def _reset(self, i: int) -> np.ndarray:
+        reset_seed = seeding.episode_seed(
+            seeding.TRAIN_EPISODE, self.seeds[i], self.episode_index[i]
+        )
+        observation, _ = self.envs[i].reset(seed=reset_seed)
+        self.actions[i] = []
+        self.returns[i] = 0.0
+        return np.array(observation, np.float32)  # a copy: some envs return live buffers
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Episode]]:
+        """Step every env with `actions` (S, act).
+
+        Returns next observations (the true ones, before any reset) (S, obs), rewards (S,),
+        terminated (S,), truncated (S,) and the episodes that ended.
+        """
+        n = len(self.envs)
+        next_observations = np.empty_like(self.observations)
+        rewards = np.empty(n, np.float32)
+        terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
+        finished = []
+        self.env_steps += 1
+        for i, env in enumerate(self.envs):
+            action = np.array(actions[i], np.float32)
+            observation, reward, terminated[i], truncated[i], _ = env.step(action)
+            next_observations[i] = observation
+            rewards[i] = reward
+            self.actions[i].append(action)
+            self.returns[i] += float(reward)
+            if terminated[i] or truncated[i]:
+                finished.append(
+                    Episode(
+                        self.seeds[i],
+                        self.env_steps,
+                        self.returns[i],
+                        len(self.actions[i]),
+                        bool(terminated[i]),
+                    )
+                )
+                self.episode_index[i] += 1
+                self.observations[i] = self._reset(i)
+            else:
+                self.observations[i] = next_observations[i]
+        return next_observations, rewards, terminated, truncated, finished
+
+    def state(self) -> dict[str, Any]:
+        """JSON facts and arrays that `restore` needs: `episode_index`, `env_steps`, `actions`."""
+        dim = self.envs[0].action_space.shape[0]  # type: ignore[index]
+        return {
+            "episode_index": list(self.episode_index),
+            "env_steps": self.env_steps,
+            "actions": [
+                np.stack(a) if a else np.zeros((0, dim), np.float32) for a in self.actions
+            ],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Replay each env's current episode up to where `state` was taken."""
+        self.episode_index = list(state["episode_index"])
+        for i, env in enumerate(self.envs):
+            self.observations[i] = self._reset(i)
+            for action in state["actions"][i]:
+                observation, reward, *_ = env.step(action)
+                self.observations[i] = observation
+                self.actions[i].append(np.array(action, np.float32))
+                self.returns[i] += float(reward)
+        self.env_steps = state["env_steps"]
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()

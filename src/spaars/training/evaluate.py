@@ -1,0 +1,108 @@
+"""Evaluation: fixed episodes apart from training's, deterministic policy, whole population."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from spaars.algos.common import Agent
+from spaars import seeding
+from spaars.training.envs import MakeEnv
+from spaars.training.population import Mapping, over_seeds
+
+
+class EvalResult(NamedTuple):
+    """Leaves (S, episodes), except `facts`: per-seed means (S,) over all visited states."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    terminated: np.ndarray
+    facts: dict[str, np.ndarray]
+
+
+class Evaluator:
+    """Runs `episodes` episodes of every seed in lockstep; call it with the population's state.
+
+    Episode i of training seed s always starts from the same state, at every evaluation.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        make_env: MakeEnv,
+        seeds: Sequence[int],
+        episodes: int,
+        *,
+        stochastic: bool = False,
+        mapping: Mapping = "auto",
+    ):
+        self.agent, self.seeds, self.episodes = agent, list(seeds), episodes
+        self.envs = [[make_env() for _ in range(episodes)] for _ in seeds]
+        self.stochastic = stochastic
+        self._act = jax.jit(partial(_act, agent, stochastic, mapping))
+
+    def __call__(self, state: Any) -> EvalResult:
+        acting = self.agent.acting(state)
+        shape = (len(self.seeds), self.episodes)
+        observations = np.stack(
+            [
+                [
+                    np.array(env.reset(seed=self._reset_seed(seed, i))[0], np.float32)
+                    for i, env in enumerate(envs)
+                ]
+                for seed, envs in zip(self.seeds, self.envs, strict=True)
+            ]
+        )
+        keys = jax.vmap(jax.random.key)(np.array(self.seeds, np.uint32))
+        returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
+        running, terminated = np.ones(shape, bool), np.zeros(shape, bool)
+        totals: dict[str, np.ndarray] = {}
+        step = 0
+        while running.any():
+            device_actions, facts = self._act(acting, observations, keys, np.int32(step))
+            actions = np.asarray(device_actions)
+            for name, value in facts.items():
+                total = totals.setdefault(name, np.zeros(shape))
+                total += np.where(running, np.asarray(value), 0.0)
+            for s, i in zip(*np.nonzero(running), strict=True):
+                observation, reward, term, trunc, _ = self.envs[s][i].step(actions[s, i])
+                observations[s, i] = observation
+                returns[s, i] += float(reward)
+                lengths[s, i] += 1
+                terminated[s, i] = term
+                running[s, i] = not (term or trunc)
+            step += 1
+        visited = lengths.sum(1)
+        return EvalResult(
+            returns,
+            lengths,
+            terminated,
+            {name: total.sum(1) / visited for name, total in totals.items()},
+        )
+
+    def _reset_seed(self, seed: int, index: int) -> int:
+        return seeding.episode_seed(seeding.EVAL_EPISODE, seed, index)
+
+    def close(self) -> None:
+        for envs in self.envs:
+            for env in envs:
+                env.close()
+
+
+def _act(
+    agent: Agent,
+    stochastic: bool,
+    mapping: Mapping,
+    acting: Any,
+    observations: Any,
+    keys: Any,
+    step: Any,
+) -> Any:
+    def one(acting: Any, observations: Any, key: Any) -> Any:
+        if stochastic:
+            return agent.act(acting, observations, jax.random.fold_in(key, step))
+        return agent.act_deterministic(acting, observations)
+
+    return over_seeds(one, mapping)(acting, observations, keys)

@@ -1,0 +1,163 @@
+"""The online loop: act for K steps, store them, do K x UTD updates in one fused scan."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spaars.algos.common import Agent
+from spaars.data.replay import Batch, Ring, insert, sample_mixed
+from spaars import seeding
+from spaars.training.envs import EnvPopulation, Episode
+from spaars.training.population import Mapping, over_seeds, own_buffers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnlineConfig:
+    """The online phase."""
+
+    steps: int = 300_000
+    """Environment steps per seed."""
+    chunk: int = 50
+    """Environment steps between two rounds of updates (the policy acts unchanged meanwhile)."""
+    utd: int = 1
+    """Update-to-data ratio: gradient updates per environment step."""
+    offline_fraction: float = 0.5
+    """Share of every batch that comes from the offline dataset."""
+    random_steps: int = 0
+    """First steps with uniformly random actions (for agents that start from nothing)."""
+    learning_starts: int = 1_000
+    """Environment steps before the first online update."""
+    replay_capacity: int | None = None
+    """Online transitions kept per seed; None keeps them all."""
+
+
+class OnlineLoop:
+    """The online phase of one population. Everything on the device has a leading seed axis."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        state: Any,
+        ring: Ring,
+        offline: Batch | None,
+        envs: EnvPopulation,
+        config: OnlineConfig,
+        mapping: Mapping = "auto",
+    ):
+        self.agent, self.ring, self.offline = agent, ring, offline
+        self.state = own_buffers(state)
+        self.envs, self.config = envs, config
+        self.act_keys = _streams(envs.seeds, seeding.ACT)
+        self.update_keys = _streams(envs.seeds, seeding.UPDATE)
+        self._act = jax.jit(partial(_act, agent, mapping))
+        self._random = jax.jit(partial(_random_actions, envs.envs[0].action_space.shape[0]))  # type: ignore[index]
+        self._insert = jax.jit(insert, donate_argnums=0)
+        self._update = jax.jit(
+            partial(_update_chunk, agent, config, mapping), donate_argnums=0
+        )
+
+    def run_chunk(self) -> tuple[dict[str, np.ndarray], list[Episode]]:
+        """K env steps and K x UTD updates. Returns means per seed (S,) and finished episodes."""
+        transitions, facts, episodes = self._collect()
+        self.ring = self._insert(self.ring, transitions)
+        metrics = facts
+        if self.envs.env_steps > self.config.learning_starts:
+            self.state, update_metrics = self._update(
+                self.state,
+                self.ring,
+                self.offline,
+                self.update_keys,
+                np.int32(self.envs.env_steps),
+            )
+            metrics = facts | jax.device_get(update_metrics)
+        return metrics, episodes
+
+    def _collect(self) -> tuple[Batch, dict[str, np.ndarray], list[Episode]]:
+        acting = self.agent.acting(self.state)
+        rows: list[tuple[np.ndarray, ...]] = []
+        facts: list[dict[str, Any]] = []
+        episodes: list[Episode] = []
+        for _ in range(self.config.chunk):
+            step = np.int32(self.envs.env_steps)
+            if step < self.config.random_steps:
+                actions = np.asarray(self._random(self.act_keys, step))
+            else:
+                device_actions, step_facts = self._act(
+                    acting, self.envs.observations, self.act_keys, step
+                )
+                actions = np.asarray(device_actions)
+                facts.append(step_facts)
+            observations = self.envs.observations.copy()
+            next_observations, rewards, terminated, _, finished = self.envs.step(actions)
+            rows.append(
+                (observations, actions, rewards, next_observations, terminated.astype(np.float32))
+            )
+            episodes += finished
+        chunk = Batch(*(np.stack(column, 1) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
+        host_facts = jax.device_get(facts)
+        means = {
+            name: np.mean([f[name] for f in host_facts], axis=0)
+            for name in (host_facts[0] if host_facts else {})
+        }
+        return chunk, means, episodes
+
+
+def _streams(seeds: Sequence[int], purpose: int) -> jax.Array:
+    return jnp.stack([seeding.stream(seed, purpose) for seed in seeds])
+
+
+def _act(
+    agent: Agent, mapping: Mapping, acting: Any, observations: Any, keys: Any, step: Any
+) -> Any:
+    def one(acting: Any, observation: Any, key: Any) -> Any:
+        actions, facts = agent.act(acting, observation[None], jax.random.fold_in(key, step))
+        return actions[0], {name: value[0] for name, value in facts.items()}
+
+    return over_seeds(one, mapping)(acting, observations, keys)
+
+
+def _random_actions(dim: int, keys: Any, step: Any) -> Any:
+    def one(key: Any) -> Any:
+        return jax.random.uniform(jax.random.fold_in(key, step), (dim,), minval=-1.0, maxval=1.0)
+
+    return jax.vmap(one)(keys)
+
+
+def _update_chunk(
+    agent: Agent,
+    config: OnlineConfig,
+    mapping: Mapping,
+    state: Any,
+    ring: Ring,
+    offline: Batch | None,
+    keys: Any,
+    step: Any,
+) -> Any:
+    updates = config.chunk * config.utd
+
+    def one(state: Any, seed_index: Any, key: Any) -> Any:
+        sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
+        # The ring is read by index, not mapped: mapping would copy every seed's whole ring.
+        batches = sample_mixed(
+            offline,
+            ring,
+            seed_index,
+            sample_key,
+            updates,
+            agent.batch_size,
+            config.offline_fraction,
+        )
+
+        def update(state: Any, x: tuple[Batch, Any]) -> Any:
+            return agent.update(state, *x)
+
+        state, metrics = jax.lax.scan(update, state, (batches, jax.random.split(update_key, updates)))
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    seed_indices = jnp.arange(ring.storage.rewards.shape[0])
+    return over_seeds(one, mapping)(state, seed_indices, keys)

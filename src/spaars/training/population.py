@@ -1,0 +1,30 @@
+"""A population of seeds trained side by side: the leading axis of every state.
+
+`vmap` on an accelerator, `lax.map` on CPU, where mapping keeps one seed's full throughput and
+vmap over 16 seeds loses 30% of it (measured, docs/lab-notebook.md).
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+Mapping = Literal["auto", "map", "vmap"]
+
+
+def over_seeds(fn: Callable[..., Any], mapping: Mapping = "auto") -> Callable[..., Any]:
+    """`fn` on one seed -> the same on all seeds; every argument has a leading seed axis."""
+    if mapping == "auto":
+        mapping = "map" if jax.default_backend() == "cpu" else "vmap"
+    if mapping == "vmap":
+        return jax.vmap(fn)
+    return lambda *args: jax.lax.map(lambda one: fn(*one), args)
+
+
+def own_buffers(state: Any) -> Any:
+    """A copy in which no two leaves share memory, as donating the state to a jit demands.
+
+    A fresh state aliases: target critics start as the critics themselves.
+    """
+    return jax.tree.map(jnp.copy, state)
