@@ -1,1 +1,85 @@
-"""`spaars`: the command line. One file per command; this one dispatches and words the errors."""
+"""`spaars`: dispatches to one file per command and words the errors."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from spaars.errors import SpaarsError, unknown_name
+
+USAGE = """\
+usage: spaars COMMAND ...
+
+  train TASK            learn from logged data, then online; leaves a run directory
+  resume RUN            go on with an interrupted run, bit for bit
+  eval RUN              evaluate a run's last checkpoint on fresh episodes
+  report RUN            rebuild a run's figures and report.html
+  data make TASK        record the task's embedded dataset into the cache
+  data make-behaviour TASK
+                        train the policy that the embedded dataset is recorded from
+  data inspect PATH|TASK
+                        what is in a dataset, and what is wrong with it
+
+`spaars COMMAND --help` explains every flag. `--debug` anywhere shows tracebacks.
+"""
+
+# Modules are imported when their command runs: `spaars --help` must not wait for JAX.
+COMMANDS = {
+    ("train",): "spaars.cli.train",
+    ("resume",): "spaars.cli.resume",
+    ("eval",): "spaars.cli.eval",
+    ("report",): "spaars.cli.report",
+    ("data", "make"): "spaars.cli.data_make",
+    ("data", "make-behaviour"): "spaars.cli.data_make_behaviour",
+    ("data", "inspect"): "spaars.cli.data_inspect",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done, 2 bad input, 130 stopped by Ctrl-C (resumable)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    try:
+        sys.exit(_dispatch(args))
+    except SpaarsError as error:
+        if debug:
+            raise
+        print(f"spaars: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # Full disk, no permission: the system's words name the file.
+        if debug:
+            raise
+        print(f"spaars: error: {error.strerror or error}: {error.filename}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("spaars: stopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if args[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"spaars {version('spaars')}")
+        return 0
+    words = 2 if args[0] == "data" else 1
+    name = tuple(args[:words])
+    if name == ("data",) or name[-1] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if name not in COMMANDS:
+        raise unknown_name("command", " ".join(name), [" ".join(c) for c in COMMANDS])
+    # Do not grab the whole GPU: people share it with a viewer or a second run.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    return importlib.import_module(COMMANDS[name]).run(args[words:]) or 0
+
+
+if __name__ == "__main__":
+    main()

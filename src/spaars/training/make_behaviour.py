@@ -48,6 +48,7 @@ def make_behaviour(
     target = task.behaviour
     if target is None:
         raise ConfigError(f"task '{task.name}' has no behaviour target; it brings its own data.")
+    revision = git_revision()  # now: the tree may change while SAC trains
     agent = SAC(config.sac)
     envs = EnvPopulation(task.make_env, [config.seed])
     screen_env = task.make_env()
@@ -115,7 +116,7 @@ def make_behaviour(
                         "confirm_episodes": config.confirm_episodes,
                         "config": dataclasses.asdict(config),
                         "command": command_line(),
-                        "git_revision": git_revision(),
+                        "git_revision": revision,
                         "versions": versions(),
                     }
                 )

@@ -1,0 +1,37 @@
+"""`spaars data make-behaviour TASK`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from spaars.tasks import get_task
+from spaars.training.make_behaviour import BehaviourConfig, make_behaviour
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args:
+    """Train the behaviour policy whose recordings are a task's embedded dataset."""
+
+    task: tyro.conf.Positional[str]
+    """Task name, such as hopper-medium."""
+    out: Path | None = None
+    """File to write (safetensors); default: the package's own, which is what is committed."""
+    config: tyro.conf.OmitArgPrefixes[BehaviourConfig] = BehaviourConfig()
+
+
+def run(argv: list[str]) -> int:
+    args = tyro.cli(Args, args=argv, prog="spaars data make-behaviour")
+    task = get_task(args.task)
+    console = Console()
+
+    def report(facts: dict[str, Any]) -> None:
+        console.print("  ".join(f"{name} {value}" for name, value in facts.items()))
+
+    policy = make_behaviour(task, args.config, report)
+    path = args.out or task.behaviour_file
+    policy.save(path)
+    console.print(f"wrote {path}")
+    return 0
