@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 # Never renumber: the numbers are part of every published result.
 TRAIN_EPISODE, EVAL_EPISODE, BEHAVIOUR_EPISODE = 1, 2, 3
-INIT, OFFLINE, ACT, UPDATE = 11, 12, 13, 14
+INIT, OFFLINE, ACT, UPDATE, EVIDENCE = 11, 12, 13, 14, 15
 
 
 def episode_seed(purpose: int, seed: int, index: int) -> int:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from spaars.algos.common import Learner, Metrics, Normaliser, Phase, descend
-from spaars.data.replay import Batch
-from spaars.nn import Critics, TanhGaussianPolicy, polyak
+from spaars.algos.agent import Phase
+from spaars.data.replay import Batch, Normaliser
+from spaars.nn import Critics, Learner, Metrics, TanhGaussianPolicy, descend, polyak
 
 
 def td_targets(
@@ -87,10 +87,9 @@ class SACState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SAC:
-    """The agent (see `spaars.algos.common.Agent`)."""
+    """The agent (see `spaars.algos.agent.Agent`)."""
 
     config: SACConfig = SACConfig()
-    needs_offline_data: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -109,9 +108,7 @@ class SAC:
         critics = Critics(dim, action_dim, c.hidden, c.critics, key=critic_key)
         return SACState(
             normaliser=Normaliser(observation_mean, observation_std),
-            actor=Learner.create(
-                TanhGaussianPolicy(dim, action_dim, c.hidden, key=actor_key), tx
-            ),
+            actor=Learner.create(TanhGaussianPolicy(dim, action_dim, c.hidden, key=actor_key), tx),
             critics=Learner.create(critics, tx),
             target_critics=critics,
             log_temperature=Learner.create(jnp.log(jnp.float32(c.initial_temperature)), tx),
@@ -134,12 +131,13 @@ class SAC:
         normaliser, actor = acting
         return actor(normaliser(observations)).mode(), {}
 
+    def evidence(self, state: SACState, batch: Batch) -> Metrics:
+        return {}
+
     def hand_over(self, state: SACState, armed: Array) -> SACState:
         return state
 
-    def update(
-        self, state: SACState, batch: Batch, key: PRNGKeyArray
-    ) -> tuple[SACState, Metrics]:
+    def update(self, state: SACState, batch: Batch, key: PRNGKeyArray) -> tuple[SACState, Metrics]:
         c, tx = self.config, self.optimizer
         batch = state.normaliser.batch(batch)
         target_key, actor_key = jax.random.split(key)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -19,7 +19,7 @@ class Args:
     """Task name, such as hopper-medium."""
     out: Path | None = None
     """File to write (safetensors); default: the package's own, which is what is committed."""
-    config: tyro.conf.OmitArgPrefixes[BehaviourConfig] = BehaviourConfig()
+    config: Annotated[BehaviourConfig, tyro.conf.arg(name="")] = BehaviourConfig()
 
 
 def run(argv: list[str]) -> int:

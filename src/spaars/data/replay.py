@@ -1,7 +1,7 @@
 """Device-resident replay: one offline dataset shared by all seeds, one online ring per seed.
 
-    offline  Batch, leaves (N, ...)       uploaded once, read by every seed
-    ring     Batch, leaves (S, C, ...)    seed s writes and reads row s only
+offline  Batch, leaves (N, ...)       uploaded once, read by every seed
+ring     Batch, leaves (S, C, ...)    seed s writes and reads row s only
 """
 
 from typing import NamedTuple
@@ -24,6 +24,21 @@ class Batch(NamedTuple):
     rewards: Float[Array, "*batch"]
     next_observations: Float[Array, "*batch obs"]
     terminated: Float[Array, "*batch"]
+
+
+class Normaliser(NamedTuple):
+    """Standardises observations by dataset statistics; saved with the policy."""
+
+    mean: Float[Array, " obs"]
+    std: Float[Array, " obs"]
+
+    def __call__(self, observations: Float[Array, "*batch obs"]) -> Float[Array, "*batch obs"]:
+        return (observations - self.mean) / self.std
+
+    def batch(self, batch: Batch) -> Batch:
+        return batch._replace(
+            observations=self(batch.observations), next_observations=self(batch.next_observations)
+        )
 
 
 class Ring(NamedTuple):

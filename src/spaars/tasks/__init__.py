@@ -1,5 +1,12 @@
 """A task = env factory + dataset recipe + score normalisation, under a name."""
 
-from spaars.tasks.registry import BehaviourTarget, Task, check_spaces, get_task, task_names
+from spaars.tasks.registry import (
+    BehaviourTarget,
+    Task,
+    check_spaces,
+    get_task,
+    register,
+    task_names,
+)
 
-__all__ = ["BehaviourTarget", "Task", "check_spaces", "get_task", "task_names"]
+__all__ = ["BehaviourTarget", "Task", "check_spaces", "get_task", "register", "task_names"]

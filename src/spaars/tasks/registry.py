@@ -105,5 +105,12 @@ def get_task(name: str) -> Task:
     return _TASKS[name]
 
 
+def register(task: Task) -> None:
+    """Make a task known under its name. Raises ConfigError if the name is taken."""
+    if task.name in _TASKS:
+        raise ConfigError(f"task '{task.name}' exists already; choose another name.")
+    _TASKS[task.name] = task
+
+
 def task_names() -> list[str]:
     return sorted(_TASKS)

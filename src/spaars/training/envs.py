@@ -89,9 +89,7 @@ class EnvPopulation:
         return {
             "episode_index": list(self.episode_index),
             "env_steps": self.env_steps,
-            "actions": [
-                np.stack(a) if a else np.zeros((0, dim), np.float32) for a in self.actions
-            ],
+            "actions": [np.stack(a) if a else np.zeros((0, dim), np.float32) for a in self.actions],
         }
 
     def restore(self, state: dict[str, Any]) -> None:

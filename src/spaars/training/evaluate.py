@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from spaars.algos.common import Agent
 from spaars import seeding
+from spaars.algos.agent import Agent
 from spaars.training.envs import MakeEnv
 from spaars.training.population import Mapping, over_seeds
 
@@ -36,11 +36,12 @@ class Evaluator:
         episodes: int,
         *,
         stochastic: bool = False,
+        offset: int = 0,
         mapping: Mapping = "auto",
     ):
         self.agent, self.seeds, self.episodes = agent, list(seeds), episodes
         self.envs = [[make_env() for _ in range(episodes)] for _ in seeds]
-        self.stochastic = stochastic
+        self.offset = offset
         self._act = jax.jit(partial(_act, agent, stochastic, mapping))
 
     def __call__(self, state: Any) -> EvalResult:
@@ -83,7 +84,7 @@ class Evaluator:
         )
 
     def _reset_seed(self, seed: int, index: int) -> int:
-        return seeding.episode_seed(seeding.EVAL_EPISODE, seed, index)
+        return seeding.episode_seed(seeding.EVAL_EPISODE, seed, self.offset + index)
 
     def close(self) -> None:
         for envs in self.envs:

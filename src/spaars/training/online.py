@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spaars.algos.common import Agent
-from spaars.data.replay import Batch, Ring, insert, sample_mixed
 from spaars import seeding
+from spaars.algos.agent import Agent
+from spaars.data.replay import Batch, Ring, insert, sample_mixed
 from spaars.training.envs import EnvPopulation, Episode
 from spaars.training.population import Mapping, over_seeds, own_buffers
 
@@ -54,12 +54,12 @@ class OnlineLoop:
         self.envs, self.config = envs, config
         self.act_keys = _streams(envs.seeds, seeding.ACT)
         self.update_keys = _streams(envs.seeds, seeding.UPDATE)
+        self.evidence_keys = _streams(envs.seeds, seeding.EVIDENCE)
         self._act = jax.jit(partial(_act, agent, mapping))
         self._random = jax.jit(partial(_random_actions, envs.envs[0].action_space.shape[0]))  # type: ignore[index]
+        self._evidence = jax.jit(partial(_evidence, agent, config, mapping))
         self._insert = jax.jit(insert, donate_argnums=0)
-        self._update = jax.jit(
-            partial(_update_chunk, agent, config, mapping), donate_argnums=0
-        )
+        self._update = jax.jit(partial(_update_chunk, agent, config, mapping), donate_argnums=0)
 
     def run_chunk(self) -> tuple[dict[str, np.ndarray], list[Episode]]:
         """K env steps and K x UTD updates. Returns means per seed (S,) and finished episodes."""
@@ -76,6 +76,11 @@ class OnlineLoop:
             )
             metrics = facts | jax.device_get(update_metrics)
         return metrics, episodes
+
+    def evidence(self) -> dict[str, Any]:
+        """The agent's own measurements on a fresh batch, leaves (S,)."""
+        step = np.int32(self.envs.env_steps)
+        return self._evidence(self.state, self.ring, self.offline, self.evidence_keys, step)
 
     def _collect(self) -> tuple[Batch, dict[str, np.ndarray], list[Episode]]:
         acting = self.agent.acting(self.state)
@@ -128,6 +133,26 @@ def _random_actions(dim: int, keys: Any, step: Any) -> Any:
     return jax.vmap(one)(keys)
 
 
+def _evidence(
+    agent: Agent,
+    config: OnlineConfig,
+    mapping: Mapping,
+    state: Any,
+    ring: Ring,
+    offline: Batch | None,
+    keys: Any,
+    step: Any,
+) -> Any:
+    def one(state: Any, seed_index: Any, key: Any) -> Any:
+        key = jax.random.fold_in(key, step)
+        batch = sample_mixed(
+            offline, ring, seed_index, key, 1, agent.batch_size, config.offline_fraction
+        )
+        return agent.evidence(state, jax.tree.map(lambda x: x[0], batch))
+
+    return over_seeds(one, mapping)(state, jnp.arange(ring.storage.rewards.shape[0]), keys)
+
+
 def _update_chunk(
     agent: Agent,
     config: OnlineConfig,
@@ -156,7 +181,9 @@ def _update_chunk(
         def update(state: Any, x: tuple[Batch, Any]) -> Any:
             return agent.update(state, *x)
 
-        state, metrics = jax.lax.scan(update, state, (batches, jax.random.split(update_key, updates)))
+        state, metrics = jax.lax.scan(
+            update, state, (batches, jax.random.split(update_key, updates))
+        )
         return state, jax.tree.map(jnp.mean, metrics)
 
     seed_indices = jnp.arange(ring.storage.rewards.shape[0])

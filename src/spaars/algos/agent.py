@@ -1,0 +1,62 @@
+"""The interface between a method and the trainers."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from spaars.data.replay import Batch
+from spaars.nn import Metrics
+
+
+class Phase(NamedTuple):
+    """A stretch of offline training: `updates` times `update(state, batch, key)`."""
+
+    name: str
+    updates: int
+    update: Callable[[Any, Batch, PRNGKeyArray], tuple[Any, Metrics]]
+
+
+class Agent(Protocol):
+    """What the trainers need of a method. Implementations are frozen, hashable dataclasses.
+
+    All functions act on one seed; the trainer maps them over the population. `State` is one
+    pytree of arrays for the agent's whole life, offline and online.
+    """
+
+    @property
+    def batch_size(self) -> int:
+        """Transitions per update."""
+
+    def init(
+        self, key: PRNGKeyArray, observation_mean: Array, observation_std: Array, action_dim: int
+    ) -> Any:
+        """A fresh state. Observation statistics have shape (obs,)."""
+
+    def offline_phases(self) -> tuple[Phase, ...]:
+        """What to train on the dataset before the first online step, in order."""
+
+    def begin_online(self, state: Any) -> Any:
+        """Called once between the last offline update and the first online step."""
+
+    def acting(self, state: Any) -> Any:
+        """The part of the state that `act` reads."""
+
+    def act(
+        self, acting: Any, observations: Float[Array, "n obs"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "n act"], Metrics]:
+        """Exploring actions in [-1, 1] and per-observation facts to log (leaves (n,))."""
+
+    def act_deterministic(
+        self, acting: Any, observations: Float[Array, "n obs"]
+    ) -> tuple[Float[Array, "n act"], Metrics]:
+        """Evaluation actions in [-1, 1], and the same facts."""
+
+    def update(self, state: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Any, Metrics]:
+        """One online update."""
+
+    def evidence(self, state: Any, batch: Batch) -> Metrics:
+        """Measurements that need no update: what the hand-over is decided on."""
+
+    def hand_over(self, state: Any, armed: Array) -> Any:
+        """Tell the agent that from now on (`armed`, bool) the gate may open."""

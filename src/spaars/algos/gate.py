@@ -1,0 +1,67 @@
+"""The state-dependent advantage gate: who acts, the raw policy or the decoded latent one.
+
+The comparison is *paired* over the critic ensemble: member e compares both actions itself, so
+what the members disagree on at the state as such cancels (design section 2.5).
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+GateRule = Literal["advantage", "never", "always", "step"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """The advantage gate and the hand-over."""
+
+    rule: GateRule = "advantage"
+    """advantage: by the critics, state by state; never: latent only; always: raw only; step: raw
+    from --gate.step on (the fixed-switch ablation)."""
+    step: int | None = None
+    """Environment step of the switch; only with rule 'step'."""
+    pessimism: float = 0.5
+    """kappa: standard deviations of the paired advantage that are subtracted from its mean."""
+    margin: float = 0.0
+    """delta: advantage (units of return) that the raw action must win by."""
+    raw_share_cap: float = 1.0
+    """Largest probability with which an open gate hands control to the raw policy."""
+    ramp_steps: int = 5_000
+    """Online updates after arming over which that probability rises from 0 to the cap."""
+    earliest_step: int = 10_000
+    """No hand-over before this environment step."""
+    latest_step: int = 50_000
+    """Hand-over at this environment step even without evidence."""
+    bound_tolerance: float = 0.05
+    """Hand over once the bound on the drop is below this fraction of the mean value."""
+    plateau_window: int = 5_000
+    """Environment steps of a window of training returns, for the plateau rule."""
+    plateau_improvement: float = 0.05
+    """Hand over once a window improves on the best earlier one by less than this fraction."""
+
+
+def paired_advantage(
+    q_raw: Float[Array, "ensemble *b"], q_decoded: Float[Array, "ensemble *b"], pessimism: float
+) -> Float[Array, "*b"]:
+    """mean_e Delta_e - pessimism std_e Delta_e, Delta_e = Q_e(s, a_raw) - Q_e(s, a_decoded)."""
+    delta = q_raw - q_decoded
+    return delta.mean(0) - pessimism * delta.std(0)
+
+
+def gate_open(
+    q_raw: Float[Array, "ensemble *b"],
+    q_decoded: Float[Array, "ensemble *b"],
+    pessimism: float,
+    margin: float,
+) -> Bool[Array, "*b"]:
+    """Whether the raw action wins with confidence: paired advantage above `margin`."""
+    return paired_advantage(q_raw, q_decoded, pessimism) > margin
+
+
+def raw_share_limit(
+    updates_since_armed: Float[Array, ""], cap: float, ramp_steps: int
+) -> Float[Array, ""]:
+    """Probability with which an open gate is obeyed: rises linearly to `cap`."""
+    return cap * jnp.clip(updates_since_armed / max(ramp_steps, 1), 0.0, 1.0)

@@ -1,0 +1,483 @@
+"""SPAARS: explore in the latent space of a behaviour prior, then hand over through the gate.
+
+One agent, four parts (design section 2): a frozen behaviour prior, a critic ensemble on raw
+actions shared by all, a latent and a raw policy, and a gate that says who acts. The methods it
+is compared with are this agent with parts exchanged.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from spaars.algos import iql, latent
+from spaars.algos.agent import Phase
+from spaars.algos.gate import GateConfig, paired_advantage, raw_share_limit
+from spaars.algos.sac import critic_loss, td_targets, temperature_loss
+from spaars.data.replay import Batch, Normaliser
+from spaars.nn import MLP, Critics, Learner, Metrics, TanhGaussianPolicy, descend, polyak
+from spaars.priors.cvae import CVAE, PriorConfig, cvae_loss
+
+NOT_ARMED = -1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfflineConfig:
+    """The offline start: IQL on raw actions, both policies by weighted regression."""
+
+    updates: int = 100_000
+    """IQL updates before the first online step."""
+    expectile: float = 0.7
+    """Expectile of Q that V regresses to."""
+    temperature: float = 3.0
+    """Sharpness of the regression weights exp(temperature * A / mean|A|)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnerConfig:
+    """Networks, critics and online losses."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers of policies, value and critics."""
+    critics: int = 5
+    """Ensemble size E; the minimum over all of them is every target and every policy's aim."""
+    learning_rate: float = 3e-4
+    """Adam's step size, all networks."""
+    discount: float = 0.99
+    """Discount per environment step."""
+    tau: float = 0.005
+    """Target critics move by this fraction per update."""
+    batch_size: int = 256
+    """Transitions per update."""
+    latent_entropy_scale: float = 0.5
+    """Target entropy of the latent policy = -scale * k (nats)."""
+    initial_temperature: float = 0.1
+    """Entropy temperature of the latent policy at the first online step (units of return)."""
+    warmup_updates: int = 1_000
+    """First online updates that train the critics only: the policies stay as offline."""
+    regression_weight: float = 1.0
+    """Weight of the advantage-weighted regression in the latent loss when online starts."""
+    regression_updates: int = 5_000
+    """Online updates over which that weight falls to 0 after the warm-up."""
+    cloning_weight: float = 1.0
+    """Weight of cloning in the raw loss until the hand-over."""
+    cloning_weight_end: float = 0.1
+    """Weight of cloning once annealed."""
+    cloning_updates: int = 10_000
+    """Online updates after the hand-over over which the cloning weight is annealed."""
+    raw_entropy_weight: float = 0.01
+    """Weight of log pi_a in the raw loss after the hand-over (Q is scaled to mean 1)."""
+
+
+class Acting(NamedTuple):
+    """What `act` reads."""
+
+    normaliser: Normaliser
+    prior: CVAE
+    latent: TanhGaussianPolicy
+    raw: TanhGaussianPolicy
+    critics: Critics
+    armed: Bool[Array, ""]
+    raw_share: Float[Array, ""]
+
+
+class SpaarsState(NamedTuple):
+    normaliser: Normaliser
+    prior: Learner[CVAE]
+    critics: Learner[Critics]
+    target_critics: Critics
+    value: Learner[MLP]
+    latent: Learner[TanhGaussianPolicy]
+    raw: Learner[TanhGaussianPolicy]
+    log_temperature: Learner[Array]
+    updates: Int[Array, ""]
+    """Online updates so far."""
+    armed_at: Int[Array, ""]
+    """Value of `updates` when the gate was armed; NOT_ARMED before."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spaars:
+    """The agent (see `spaars.algos.agent.Agent`)."""
+
+    prior: PriorConfig = PriorConfig()
+    offline: OfflineConfig = OfflineConfig()
+    learner: LearnerConfig = LearnerConfig()
+    gate: GateConfig = GateConfig()
+
+    @property
+    def batch_size(self) -> int:
+        return self.learner.batch_size
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        return optax.adam(self.learner.learning_rate)
+
+    def init(
+        self, key: PRNGKeyArray, observation_mean: Array, observation_std: Array, action_dim: int
+    ) -> SpaarsState:
+        c, tx = self.learner, self.optimizer
+        keys = jax.random.split(key, 5)
+        dim = observation_mean.shape[0]
+        k = self.prior.latent_dim or action_dim
+        critics = Critics(dim, action_dim, c.hidden, c.critics, key=keys[0])
+        policy = TanhGaussianPolicy
+        return SpaarsState(
+            normaliser=Normaliser(observation_mean, observation_std),
+            prior=Learner.create(CVAE(dim, action_dim, k, self.prior.hidden, key=keys[1]), tx),
+            critics=Learner.create(critics, tx),
+            target_critics=critics,
+            value=Learner.create(MLP(dim, 1, c.hidden, key=keys[2], layer_norm=True), tx),
+            latent=Learner.create(policy(dim, k, c.hidden, key=keys[3]), tx),
+            raw=Learner.create(policy(dim, action_dim, c.hidden, key=keys[4]), tx),
+            log_temperature=Learner.create(jnp.log(jnp.float32(c.initial_temperature)), tx),
+            updates=jnp.int32(0),
+            armed_at=jnp.int32(NOT_ARMED),
+        )
+
+    # ------------------------------------------------------------------ offline
+
+    def offline_phases(self) -> tuple[Phase, ...]:
+        return (
+            Phase("prior", self.prior.updates, self.update_prior),
+            Phase("offline", self.offline.updates, self.update_offline),
+        )
+
+    def update_prior(
+        self, state: SpaarsState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[SpaarsState, Metrics]:
+        batch = state.normaliser.batch(batch)
+        noise = jax.random.normal(key, (*batch.rewards.shape, state.prior.params.latent_dim))
+        prior, metrics = descend(
+            cvae_loss,
+            state.prior,
+            self.optimizer,
+            batch.observations,
+            batch.actions,
+            noise,
+            self.prior.kl_weight,
+        )
+        return state._replace(prior=prior), metrics
+
+    def update_offline(
+        self, state: SpaarsState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[SpaarsState, Metrics]:
+        """IQL's order: V, policies, Q, target."""
+        c, tx = self.learner, self.optimizer
+        batch = state.normaliser.batch(batch)
+
+        # 1. V towards the expectile of the pessimistic target Q of the data's actions.
+        q = state.target_critics(batch.observations, batch.actions).min(0)
+        value, value_metrics = descend(
+            iql.value_loss, state.value, tx, batch.observations, q, self.offline.expectile
+        )
+
+        # 2. Both policies by regression with the same weights: raw on the data's action, latent
+        #    on what the prior encodes it to. So both start from the same improved behaviour.
+        advantages = q - value.params(batch.observations)[..., 0]
+        weights = iql.regression_weights(advantages, self.offline.temperature)
+        raw, raw_loss = _regress(state.raw, tx, batch.observations, batch.actions, weights)
+        u = self.latent_labels(state.prior.params, batch)
+        latent_policy, latent_loss = _regress(state.latent, tx, batch.observations, u, weights)
+
+        # 3. Q towards r + gamma V(s').
+        next_values = value.params(batch.next_observations)[..., 0]
+        targets = td_targets(batch.rewards, batch.terminated, next_values, c.discount)
+        critics, critic_metrics = descend(
+            critic_loss, state.critics, tx, batch.observations, batch.actions, targets
+        )
+
+        # 4. Target critics follow.
+        new = state._replace(
+            value=value,
+            raw=raw,
+            latent=latent_policy,
+            critics=critics,
+            target_critics=polyak(critics.params, state.target_critics, c.tau),
+        )
+        metrics = (
+            value_metrics
+            | critic_metrics
+            | {
+                "raw_regression": raw_loss,
+                "latent_regression": latent_loss,
+                "advantage_mean": advantages.mean(),
+            }
+        )
+        return new, metrics
+
+    def latent_labels(self, prior: CVAE, batch: Batch) -> Float[Array, "b k"]:
+        """u in [-1, 1]^k of the data's actions: the posterior mean over the latent bound."""
+        z = prior.encode_mean(batch.observations, batch.actions)
+        return jnp.clip(z / self.prior.latent_bound, -1.0, 1.0)
+
+    def begin_online(self, state: SpaarsState) -> SpaarsState:
+        """rule 'always' has the gate armed from the first step; otherwise nothing changes."""
+        if self.gate.rule == "always":
+            return state._replace(armed_at=jnp.zeros_like(state.armed_at))
+        return state
+
+    def hand_over(self, state: SpaarsState, armed: Bool[Array, ""]) -> SpaarsState:
+        """From now on the gate may open, where `armed` and not yet so."""
+        fresh = armed & (state.armed_at == NOT_ARMED)
+        return state._replace(armed_at=jnp.where(fresh, state.updates, state.armed_at))
+
+    # ------------------------------------------------------------------ acting
+
+    def acting(self, state: SpaarsState) -> Acting:
+        armed = state.armed_at != NOT_ARMED
+        return Acting(
+            state.normaliser,
+            state.prior.params,
+            state.latent.params,
+            state.raw.params,
+            state.critics.params,
+            armed,
+            jnp.where(armed, self.raw_share(state), 0.0),
+        )
+
+    def raw_share(self, state: SpaarsState) -> Float[Array, ""]:
+        """Probability with which an open gate is obeyed."""
+        if self.gate.rule in ("always", "step"):
+            return jnp.ones_like(state.updates, jnp.float32)
+        since = (state.updates - state.armed_at).astype(jnp.float32)
+        return raw_share_limit(since, self.gate.raw_share_cap, self.gate.ramp_steps)
+
+    def decode(
+        self, prior: CVAE, observations: Float[Array, "b obs"], u: Float[Array, "b k"]
+    ) -> Float[Array, "b act"]:
+        return prior.decode(observations, self.prior.latent_bound * u)
+
+    def gate_advantage(
+        self,
+        critics: Critics,
+        observations: Float[Array, "b obs"],
+        raw_actions: Float[Array, "b act"],
+        decoded_actions: Float[Array, "b act"],
+    ) -> Float[Array, " b"]:
+        """How far the gate is open (positive) or shut; infinite where a rule decides alone."""
+        if self.gate.rule in ("always", "step"):
+            return jnp.full(observations.shape[:-1], jnp.inf)
+        q_raw = critics(observations, raw_actions)
+        q_decoded = critics(observations, decoded_actions)
+        return paired_advantage(q_raw, q_decoded, self.gate.pessimism) - self.gate.margin
+
+    def act(
+        self, acting: Acting, observations: Float[Array, "n obs"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "n act"], Metrics]:
+        latent_key, raw_key, share_key = jax.random.split(key, 3)
+        obs = acting.normaliser(observations)
+        pi_z, pi_a = acting.latent(obs), acting.raw(obs)
+        decoded = self.decode(acting.prior, obs, pi_z.sample(latent_key))
+        raw_wins = self._raw_wins(acting, obs, pi_a.mode(), pi_z.mode())
+        obeyed = jax.random.uniform(share_key, raw_wins.shape) < acting.raw_share
+        use_raw = raw_wins & obeyed
+        actions = jnp.where(use_raw[..., None], pi_a.sample(raw_key), decoded)
+        facts = {"raw_share": use_raw.astype(jnp.float32), "gate": raw_wins.astype(jnp.float32)}
+        return actions, facts
+
+    def act_deterministic(
+        self, acting: Acting, observations: Float[Array, "n obs"]
+    ) -> tuple[Float[Array, "n act"], Metrics]:
+        """Modes of both policies; an open gate is always obeyed, whatever the share limit."""
+        obs = acting.normaliser(observations)
+        raw, u = acting.raw(obs).mode(), acting.latent(obs).mode()
+        raw_wins = self._raw_wins(acting, obs, raw, u)
+        actions = jnp.where(raw_wins[..., None], raw, self.decode(acting.prior, obs, u))
+        return actions, {"raw_share": raw_wins.astype(jnp.float32)}
+
+    def _raw_wins(self, acting: Acting, obs: Array, raw: Array, u: Array) -> Bool[Array, " n"]:
+        def compare() -> Array:
+            decoded = self.decode(acting.prior, obs, u)
+            return self.gate_advantage(acting.critics, obs, raw, decoded) > 0.0
+
+        if self.gate.rule == "never":
+            return jnp.zeros(obs.shape[:-1], bool)
+        return jax.lax.cond(acting.armed, compare, lambda: jnp.zeros(obs.shape[:-1], bool))
+
+    # ------------------------------------------------------------------ online
+
+    def update(
+        self, state: SpaarsState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[SpaarsState, Metrics]:
+        """One online update of everything but the prior."""
+        c, tx = self.learner, self.optimizer
+        batch = state.normaliser.batch(batch)
+        target_key, policy_key = jax.random.split(key)
+
+        # 1. The shared critic towards r + gamma min_e Q'(s', a'), a' from whoever acts at s'.
+        next_values = self.next_values(state, batch.next_observations, target_key)
+        targets = td_targets(batch.rewards, batch.terminated, next_values, c.discount)
+        critics, metrics = descend(
+            critic_loss, state.critics, tx, batch.observations, batch.actions, targets
+        )
+        state = state._replace(critics=critics)
+
+        # 2.-4. Latent policy, its temperature, raw policy; not while the critic warms up.
+        state, policy_metrics = jax.lax.cond(
+            state.updates >= c.warmup_updates,
+            lambda: self.update_policies(state, batch, policy_key),
+            lambda: (state, self.no_policy_metrics()),
+        )
+
+        # 5. Target critics follow.
+        target_critics = polyak(critics.params, state.target_critics, c.tau)
+        state = state._replace(target_critics=target_critics, updates=state.updates + 1)
+        return state, metrics | policy_metrics
+
+    def next_values(
+        self, state: SpaarsState, next_observations: Float[Array, "b obs"], key: PRNGKeyArray
+    ) -> Float[Array, " b"]:
+        """min_e Q'(s', a') of a sampled action of the policy that acts at s' (no entropy bonus)."""
+        latent_key, raw_key, share_key = jax.random.split(key, 3)
+        pi_z = state.latent.params(next_observations)
+        prior, target = state.prior.params, state.target_critics
+
+        def latent_actions() -> Array:
+            return self.decode(prior, next_observations, pi_z.sample(latent_key))
+
+        def gated_actions() -> Array:
+            pi_a = state.raw.params(next_observations)
+            decoded_mode = self.decode(prior, next_observations, pi_z.mode())
+            advantage = self.gate_advantage(target, next_observations, pi_a.mode(), decoded_mode)
+            obeyed = jax.random.uniform(share_key, advantage.shape) < self.raw_share(state)
+            use_raw = (advantage > 0.0) & obeyed
+            return jnp.where(use_raw[..., None], pi_a.sample(raw_key), latent_actions())
+
+        if self.gate.rule == "never":
+            actions = latent_actions()
+        else:
+            armed = state.armed_at != NOT_ARMED
+            actions = jax.lax.cond(armed, gated_actions, latent_actions)
+        return target(next_observations, actions).min(0)
+
+    def update_policies(
+        self, state: SpaarsState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[SpaarsState, Metrics]:
+        c, tx = self.learner, self.optimizer
+        critics, prior, obs = state.critics.params, state.prior.params, batch.observations
+        latent_key, raw_key = jax.random.split(key)
+        since_warmup = (state.updates - c.warmup_updates).astype(jnp.float32)
+        temperature = jnp.exp(state.log_temperature.params)
+
+        # 2. Latent policy: SAC through the decoder, eased in by the offline regression, so that
+        #    going online is no leap.
+        regression_weight = latent.linear_anneal(
+            c.regression_weight, 0.0, since_warmup / max(c.regression_updates, 1)
+        )
+
+        def latent_loss(policy: TanhGaussianPolicy) -> tuple[Array, tuple[Array, Array]]:
+            u, log_probs = policy(obs).sample_and_log_prob(latent_key)
+            decoded = self.decode(prior, obs, u)
+            q = critics(obs, decoded).min(0)
+            loss = latent.scaled_policy_loss(log_probs, q, temperature)
+            loss += regression_weight * self.regression(state, policy, batch)
+            return loss, (log_probs, decoded)
+
+        (latent_value, (log_probs, decoded)), grads = jax.value_and_grad(latent_loss, has_aux=True)(
+            state.latent.params
+        )
+        latent_policy = state.latent.apply(grads, tx)
+
+        # 3. Temperature towards the target entropy in latent space.
+        target_entropy = -c.latent_entropy_scale * prior.latent_dim
+        grad = jax.grad(temperature_loss)(state.log_temperature.params, log_probs, target_entropy)
+        log_temperature = state.log_temperature.apply(grad, tx)
+
+        # 4. Raw policy: clones throughout; once the gate is armed it also climbs the critic.
+        armed = state.armed_at != NOT_ARMED
+        since_armed = jnp.where(armed, state.updates - state.armed_at, 0).astype(jnp.float32)
+        cloning_weight = latent.linear_anneal(
+            c.cloning_weight, c.cloning_weight_end, since_armed / max(c.cloning_updates, 1)
+        )
+
+        def clone_only(policy: TanhGaussianPolicy) -> Array:
+            return cloning_weight * latent.cloning_loss(policy(obs), decoded)
+
+        def clone_and_climb(policy: TanhGaussianPolicy) -> Array:
+            actions, log_probs = policy(obs).sample_and_log_prob(raw_key)
+            q = critics(obs, actions).min(0)
+            scale = jax.lax.stop_gradient(jnp.abs(q).mean()) + 1e-6
+            climb = latent.scaled_policy_loss(log_probs, q, c.raw_entropy_weight * scale)
+            return clone_only(policy) + climb
+
+        raw_value, raw_grads = jax.lax.cond(
+            armed,
+            lambda: jax.value_and_grad(clone_and_climb)(state.raw.params),
+            lambda: jax.value_and_grad(clone_only)(state.raw.params),
+        )
+        raw = state.raw.apply(raw_grads, tx)
+
+        new = state._replace(latent=latent_policy, log_temperature=log_temperature, raw=raw)
+        metrics = {
+            "latent_loss": latent_value,
+            "entropy": -log_probs.mean(),
+            "temperature": temperature,
+            "raw_loss": raw_value,
+            "cloning_weight": cloning_weight,
+            "regression_weight": regression_weight,
+        }
+        return new, metrics
+
+    def regression(
+        self, state: SpaarsState, policy: TanhGaussianPolicy, batch: Batch
+    ) -> Float[Array, ""]:
+        """The offline phase's regression of the latent policy, on the same batch."""
+        q = state.target_critics(batch.observations, batch.actions).min(0)
+        advantages = q - state.value.params(batch.observations)[..., 0]
+        weights = iql.regression_weights(advantages, self.offline.temperature)
+        u = self.latent_labels(state.prior.params, batch)
+        return iql.weighted_regression_loss(policy, batch.observations, u, weights)
+
+    @staticmethod
+    def no_policy_metrics() -> Metrics:
+        names = (
+            "latent_loss",
+            "entropy",
+            "temperature",
+            "raw_loss",
+            "cloning_weight",
+            "regression_weight",
+        )
+        return {name: jnp.float32(jnp.nan) for name in names}
+
+    # ------------------------------------------------------------------ evidence
+
+    def evidence(self, state: SpaarsState, batch: Batch) -> Metrics:
+        """What the hand-over is decided on, measured on a batch (design 2.7, statement 3).
+
+        `handover_bound` is L_Q E||mu_a - D(mu_z)|| / (1 - gamma), L_Q the 95th percentile of
+        ||grad_a min_e Q||, in units of discounted return like `value`.
+        """
+        batch = state.normaliser.batch(batch)
+        obs, critics = batch.observations, state.critics.params
+        raw = state.raw.params(obs).mode()
+        decoded = self.decode(state.prior.params, obs, state.latent.params(obs).mode())
+        cloning_error = jnp.linalg.norm(raw - decoded, axis=-1).mean()
+        slope = jax.grad(lambda a: critics(obs, a).min(0).sum())(decoded)
+        lipschitz = jnp.quantile(jnp.linalg.norm(slope, axis=-1), 0.95)
+        advantage = paired_advantage(critics(obs, raw), critics(obs, decoded), self.gate.pessimism)
+        return {
+            "cloning_error": cloning_error,
+            "lipschitz": lipschitz,
+            "handover_bound": lipschitz * cloning_error / (1.0 - self.learner.discount),
+            "value": critics(obs, decoded).min(0).mean(),
+            "gate_advantage": advantage.mean(),
+            "gate_would_open": (advantage > self.gate.margin).astype(jnp.float32).mean(),
+        }
+
+
+def _regress(
+    learner: Learner[TanhGaussianPolicy],
+    tx: optax.GradientTransformation,
+    observations: Array,
+    targets: Array,
+    weights: Array,
+) -> tuple[Learner[TanhGaussianPolicy], Array]:
+    loss, grads = jax.value_and_grad(iql.weighted_regression_loss)(
+        learner.params, observations, targets, weights
+    )
+    return learner.apply(grads, tx), loss

@@ -1,0 +1,74 @@
+"""`spaars train TASK`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from spaars.cli.console import RunDisplay, score_table
+from spaars.errors import ConfigError
+from spaars.tasks import get_task
+from spaars.training.config import METHODS, PRESETS, TrainConfig, preset_config
+from spaars.training.trainer import Run, train
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args:
+    """Learn a task from logged data, then online: prior, offline start, latent phase, hand-over.
+
+    Flags override the preset; the defaults shown are those of the chosen task, method and preset.
+    """
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Run directory to make; default: runs/TASK-METHOD-PRESET-sSEEDS."""
+
+
+def run(argv: list[str]) -> int:
+    args = parse(argv)
+    with RunDisplay() as display:
+        finished = train(
+            args.config, args.out, on_progress=display.progress, on_message=display.message
+        )
+    show(display, finished)
+    return 0
+
+
+def show(display: RunDisplay, finished: Run) -> None:
+    display.console.print(score_table(finished.summary))
+    display.console.print(f"report: {finished.path / 'report.html'}")
+
+
+def parse(argv: list[str]) -> Args:
+    """The first word is the task; --method and --preset choose the defaults of all the rest."""
+    wants_help = "--help" in argv or "-h" in argv
+    task = argv[0] if argv and not argv[0].startswith("-") else None
+    if task is None and not wants_help:
+        raise ConfigError("name a task: `spaars train hopper-medium`.")
+    if task is not None:
+        get_task(task)
+    default = preset_config(
+        task or "hopper-medium",
+        _value_of(argv, "--method") or "spaars",
+        _value_of(argv, "--preset") or "quick",
+    )
+    rest = argv[1:] if task is not None else argv
+    return tyro.cli(
+        Args,
+        args=rest,
+        default=Args(config=default),
+        prog="spaars train TASK",
+        description=(
+            f"{Args.__doc__}\n\nMethods: {', '.join(METHODS)}. Presets: {', '.join(PRESETS)}."
+        ),
+    )
+
+
+def _value_of(argv: list[str], flag: str) -> str | None:
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(flag + "="):
+            return word.split("=", 1)[1]
+    return None

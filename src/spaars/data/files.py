@@ -1,0 +1,58 @@
+"""Files that are either whole or absent, and where the cache lives."""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+def cache_dir() -> Path:
+    """$SPAARS_HOME, else $XDG_CACHE_HOME/spaars, else ~/.cache/spaars. Not created here."""
+    if home := os.environ.get("SPAARS_HOME"):
+        return Path(home).expanduser()
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg).expanduser() / "spaars"
+    return Path.home() / ".cache" / "spaars"
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A handle whose bytes become `path` when the block ends well, and vanish when it does not.
+
+    The bytes are on the disk before the name is, so a power cut leaves the old file or the new
+    one. Missing parent directories are made. OSError (full disk, no permission) names `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, since a rename is atomic only within one file system.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:  # Ctrl-C too must leave nothing behind
+        with suppress(OSError):
+            temporary.unlink()
+        # write() names no file, open() and replace() name the temporary one.
+        if isinstance(error, OSError) and error.errno is not None:  # noqa: SIM102
+            if error.filename in (None, str(temporary)):
+                error.filename = str(path)
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    if os.name != "posix":
+        return  # other systems cannot open a directory
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,66 @@
+"""The policy of a run's last checkpoint: normalisation, decoder, gate and bounds inside."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from spaars.errors import DataError, RunError
+from spaars.tasks import get_task
+from spaars.training.checkpoint import load_checkpoint
+from spaars.training.config import TrainConfig
+from spaars.training.trainer import initial_state, read_config
+
+
+class Policy:
+    """Deterministic actions of one seed of a run. Call it with raw observations."""
+
+    def __init__(self, config: TrainConfig, state: Any, seed: int, observation_dim: int):
+        self.config, self.seed, self.observation_dim = config, seed, observation_dim
+        agent = config.agent()
+        self.acting = agent.acting(state)
+        self._act = jax.jit(partial(agent.act_deterministic, self.acting))
+
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        """Actions in [-1, 1], (act,) or (n, act), for observations (obs,) or (n, obs)."""
+        observations = np.atleast_2d(np.asarray(observation, np.float32))
+        if observations.ndim != 2 or observations.shape[1] != self.observation_dim:
+            raise DataError(
+                f"the policy takes observations of {self.observation_dim} numbers, "
+                f"got shape {np.shape(observation)}."
+            )
+        actions = np.asarray(self._act(observations)[0])
+        return actions[0] if np.ndim(observation) == 1 else actions
+
+
+def load_policy(run_dir: str | Path, seed: int | None = None) -> Policy:
+    """The policy of `run_dir`'s newest checkpoint; `seed` chooses among the run's seeds.
+
+    Raises RunError if there is no run or checkpoint, or the run has no such seed.
+    """
+    path = Path(run_dir)
+    config, _ = read_config(path)
+    seed = config.seeds[0] if seed is None else seed
+    if seed not in config.seeds:
+        raise RunError(f"{path} has seeds {list(config.seeds)}, not {seed}.")
+    state, observation_dim = load_state(path, config)
+    index = config.seeds.index(seed)
+    one = jax.tree.map(lambda leaf: leaf[index], state)
+    return Policy(config, one, seed, observation_dim)
+
+
+def load_state(run_dir: Path, config: TrainConfig) -> tuple[Any, int]:
+    """The population state of the newest checkpoint, and the observation dimension."""
+    checkpoint = load_checkpoint(run_dir)
+    if checkpoint is None:
+        raise RunError(f"{run_dir} has no checkpoint yet; go on with `spaars resume {run_dir}`.")
+    env = get_task(config.task).make_env()
+    observation_dim = env.observation_space.shape[0]  # type: ignore[index]
+    action_dim = env.action_space.shape[0]  # type: ignore[index]
+    env.close()
+    # Statistics of observations are part of the state; these only give the shapes.
+    zeros = np.zeros(observation_dim, np.float32)
+    like = initial_state(config, zeros, zeros, action_dim)
+    return checkpoint.state(like), observation_dim

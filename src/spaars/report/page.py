@@ -1,0 +1,487 @@
+"""report.html: one self-contained page that says what a run did, for a phone, a desk or paper."""
+
+import base64
+import html
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spaars.data.files import atomic_write
+from spaars.report import figures
+from spaars.report.records import (
+    Record,
+    Run,
+    handover_steps,
+    load_run,
+    number,
+    offline_scores,
+    seeds,
+    select,
+    series_by_seed,
+)
+
+
+class Plate(NamedTuple):
+    """A figure of the page."""
+
+    name: str
+    """Its file is figures/{name}.png."""
+    title: str
+    draw: figures.Draw
+    caption: str
+    """One sentence: what to look for."""
+    needs: str
+    """What must be in metrics.jsonl, for the note that stands in for a missing figure."""
+
+
+PLATES = (
+    Plate(
+        "learning_curve",
+        "Learning curve",
+        figures.learning_curve,
+        "Look for a curve that starts at the dashed offline score, rises, and does not break at "
+        "the hand-over (triangle).",
+        "evaluations",
+    ),
+    Plate(
+        "dip",
+        "Dip below the offline policy",
+        figures.dip,
+        "Look for shading: each shaded stretch is a time at which the policy was worse than the "
+        "one you started from.",
+        "an offline evaluation and a later one",
+    ),
+    Plate(
+        "gate_share",
+        "Who acts",
+        figures.gate_share,
+        "The share of actions taken by the raw policy: look for a gate that opens after the "
+        "hand-over and settles, neither stuck at 0% nor jumping to 100% at once.",
+        "'raw_share' of the online phase or of evaluations",
+    ),
+    Plate(
+        "cloning_error",
+        "Cloning error",
+        figures.cloning_error,
+        "The distance between the raw policy's action and the decoded one: look for a small value "
+        "when the hand-over comes, because it bounds the dip.",
+        "'cloning_error' of the online phase",
+    ),
+    Plate(
+        "episode_returns",
+        "Training episodes",
+        figures.episode_returns,
+        "What the robot really did while it learned: look for clusters of crosses, which are "
+        "episodes that ended early.",
+        "finished training episodes",
+    ),
+    Plate(
+        "offline_losses",
+        "Offline phases",
+        figures.offline_losses,
+        "Look for curves that have flattened by the end and for a Q that does not run away.",
+        "training records of the prior and offline phases",
+    ),
+)
+
+
+class Column(NamedTuple):
+    """A quantity of summary.json's seeds, a row of the page's table."""
+
+    key: str
+    title: str
+    note: str
+    form: str
+    """How it is printed: a format specification, or 'duration'."""
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("offline_score", "Offline score", "before the first online step", ".1f"),
+    Column("handover_score", "Score at the hand-over", "", ".1f"),
+    Column("final_score", "Final score", "last checkpoint, not the best", ".1f"),
+    Column("dip_worst", "Worst dip", "points lost after the hand-over", ".1f"),
+    Column("drop_below_offline", "Worst drop", "points below the offline score", ".1f"),
+    Column("falls_per_1k", "Falls", "per 1,000 online steps", ".2f"),
+    Column("handover_step", "Hand-over", "online step", ",.0f"),
+    Column("env_steps", "Online steps", "", ",.0f"),
+    Column("wall_seconds", "Wall time", "", "duration"),
+)
+
+# For a run without a summary: the same table, from what metrics.jsonl holds so far.
+PROGRESS_COLUMNS: tuple[Column, ...] = (
+    Column("offline_score", "Offline score", "before the first online step", ".1f"),
+    Column("score", "Latest score", "", ".1f"),
+    Column("score_step", "evaluated at", "online step", ",.0f"),
+    Column("handover_step", "Hand-over", "online step", ",.0f"),
+    Column("env_steps", "Online steps", "recorded so far", ",.0f"),
+)
+
+_STYLE = """\
+:root { color-scheme: light dark; --ink: #1a1a1a; --soft: #5c5c5c; --line: #d9d9d9;
+  --paper: #ffffff; --shade: #f4f4f4; --warn: #fff3d6; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --soft: #a8a8a8; --line: #444444;
+  --paper: #161616; --shade: #232323; --warn: #43360f; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 44rem; color: var(--ink);
+  background: var(--paper); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.3rem; margin: 0.5rem 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 0.5rem; }
+h3 { font-size: 1rem; margin: 0; }
+.headline { font-size: 1.15rem; font-weight: 600; }
+.note { background: var(--warn); padding: 0.6rem 0.8rem; border-radius: 6px; }
+.soft, small, figcaption { color: var(--soft); } small { display: block; font-weight: 400; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.6rem 0.3rem 0;
+  border-bottom: 1px solid var(--line); }
+.seeds td, .seeds thead th + th { text-align: right; white-space: nowrap; }
+.seeds tbody th, .seeds thead th:first-child { position: sticky; left: 0; min-width: 8rem;
+  background: var(--paper); overflow-wrap: normal; }
+.seeds th { line-height: 1.25; } .seeds small { font-size: 0.8rem; }
+.events td:nth-child(-n+2), .events th { white-space: nowrap; }
+@media (max-width: 30rem) { .seeds { font-size: 0.9rem; } .seeds tbody th { min-width: 6.5rem; }
+  .seeds th, .seeds td { padding-right: 0.35rem; } }
+.settings { font: 0.85rem/1.4 ui-monospace, monospace; }
+.settings th { font-weight: 400; color: var(--soft); width: 50%; }
+figure { margin: 1.5rem 0 0; break-inside: avoid; }
+img { display: block; width: 100%; max-width: 36rem; height: auto; margin: 0.4rem 0;
+  background: #ffffff; border-radius: 6px; }
+pre { background: var(--shade); padding: 0.6rem 0.8rem; border-radius: 6px;
+  white-space: pre-wrap; }
+tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
+@media print { :root { --ink: #000000; --soft: #444444; --line: #bbbbbb; --paper: #ffffff;
+  --shade: #f4f4f4; --warn: #f4f4f4; } body { max-width: none; padding: 0; font-size: 10pt; }
+  img { max-width: 12cm; } .wide { overflow: visible; } }
+"""
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write figures/*.png and report.html into a run directory; returns the page's path.
+
+    An interrupted run gets a page that says so, and a metric that was not recorded a note in
+    place of its figure. Raises RunError when the directory is not a readable run.
+    """
+    run = load_run(run_dir)
+    images: dict[str, bytes] = {}
+    for plate in PLATES:
+        figure = plate.draw(run.records)
+        if figure is not None:
+            images[plate.name] = figures.to_png(figure)
+    for plate in PLATES:
+        path = run.path / "figures" / f"{plate.name}.png"
+        if plate.name in images:
+            _write(path, images[plate.name])
+        else:
+            path.unlink(missing_ok=True)  # of an earlier report on other records
+    # JSON can hold half a surrogate pair, UTF-8 cannot: 'replace' prints it as '?'.
+    page = render(run, images).encode("utf-8", "replace")
+    return _write(run.path / "report.html", page)
+
+
+def render(run: Run, images: Mapping[str, bytes]) -> str:
+    """The page as HTML. Everything that comes from the run is escaped on its way in."""
+    config = run.config["config"]
+    title = " · ".join(str(config[k]) for k in ("task", "method", "preset") if config.get(k))
+    title = title or run.path.name
+    body = "\n".join(
+        [
+            f"<h1>{_text(title)}</h1>",
+            _headline(run),
+            _dataset(run),
+            _table(run),
+            _events(run),
+            "<h2>Figures</h2>",
+            *(_figure(plate, images.get(plate.name), run) for plate in PLATES),
+            _commands(run),
+            _configuration(run),
+            _provenance(run),
+        ]
+    )
+    # The policy forbids the page to fetch or run anything, whatever slipped into it.
+    return f"""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{_text(title)}</title>
+<style>
+{_STYLE}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def headline(run: Run) -> str:
+    """The run in a sentence or two of plain words."""
+    return _unfinished(run) if run.summary is None else _finished(run.summary)
+
+
+def _finished(summary: dict[str, Any]) -> str:
+    rows = summary["seeds"]
+    final = _mean(rows, "final_score")
+    if final is None:
+        return "The run ended without a final evaluation."
+    offline = _mean(rows, "offline_score")
+    start = "Final score" if offline is None else f"Offline policy {offline:.1f} \u2192"
+    steps = [step for row in rows if (step := number(row.get("env_steps"))) is not None]
+    after = f" after {max(steps):,.0f} online steps" if steps else ""
+    several = len(rows) > 1
+    what = [f"mean of {len(rows)} seeds" if several else "1 seed", "last checkpoint"]
+    if (episodes := number(summary.get("evaluation_episodes"))) is not None:
+        what.append(f"{episodes:.0f} evaluation episodes" + (" each" if several else ""))
+    words = f"{start} {final:.1f}{after} ({', '.join(what)}); {_dip_words(rows)}."
+    drop = _worst(rows, "drop_below_offline")
+    if drop is None:
+        return words
+    if drop <= 0.0:
+        return f"{words} Never evaluated below the offline score."
+    of_seeds = " in the worst seed" if several else ""
+    return f"{words} At its lowest {drop:.1f} points below the offline score{of_seeds}."
+
+
+def _dip_words(rows: list[dict[str, Any]]) -> str:
+    several = len(rows) > 1
+    handed = sum(number(row.get("handover_step")) is not None for row in rows)
+    dip = _worst(rows, "dip_worst")
+    if not handed:
+        return "no hand-over to the raw policy took place"
+    if dip is None:
+        words = "the dip after the hand-over was not measured"
+    elif dip <= 0.0:
+        words = "no dip after the hand-over"
+    else:
+        of_seeds = " in the worst seed" if several else ""
+        words = f"worst dip after the hand-over {dip:.1f} points{of_seeds}"
+    if handed < len(rows):
+        words += f" ({handed} of {len(rows)} seeds handed over)"
+    return words
+
+
+def _unfinished(run: Run) -> str:
+    if not run.records:
+        return "Unfinished run: nothing has been recorded yet."
+    rows = _progress(run.records)
+    score, offline = _mean(rows, "score"), _mean(rows, "offline_score")
+    if score is None:
+        last = run.records[-1]
+        phase = f" of the {last['phase']} phase" if "phase" in last else ""
+        return f"Unfinished run: no evaluation yet; last record at step {last['step']:,}{phase}."
+    of_seeds = f"mean of {len(rows)} seeds" if len(rows) > 1 else "1 seed"
+    step = max(row["score_step"] for row in rows)
+    if not step:
+        return f"Unfinished run: offline policy {score:.1f} ({of_seeds}), no online result yet."
+    start = "score" if offline is None else f"offline policy {offline:.1f} \u2192"
+    return (
+        f"Unfinished run: {start} {score:.1f} after {step:,.0f} online steps so far ({of_seeds})."
+    )
+
+
+def _progress(records: list[Record]) -> list[dict[str, Any]]:
+    """What summary.json would list per seed, as far as it is known."""
+    scores = series_by_seed(records, "evaluation", "score")
+    offline, armed = offline_scores(records), handover_steps(records)
+    online = [r for r in records if r["kind"] != "train" or r.get("phase") == "online"]
+    return [
+        {
+            "seed": seed,
+            "offline_score": offline.get(seed),
+            "score": float(scores[seed].values[-1]) if seed in scores else None,
+            "score_step": float(scores[seed].steps[-1]) if seed in scores else None,
+            "handover_step": armed.get(seed),
+            "env_steps": max((r["step"] for r in online if r["seed"] == seed), default=None),
+        }
+        for seed in seeds(records)
+    ]
+
+
+def _headline(run: Run) -> str:
+    words = f'<p class="headline">{_text(headline(run))}</p>'
+    if run.summary is None:
+        words += (
+            '\n<p class="note">There is no summary.json: the run was interrupted or still goes '
+            "on. Below is what it has recorded so far.</p>"
+        )
+    return words
+
+
+def _dataset(run: Run) -> str:
+    dataset = run.config.get("dataset")
+    if not isinstance(dataset, dict):
+        return '<p class="soft">Dataset: not recorded.</p>'
+    size = number(dataset.get("transitions"))
+    parts = [_text(dataset.get("label", "no label"))]
+    if size is not None:
+        parts.append(f"{size:,.0f} transitions")
+    parts.append(f"sha256 <code>{_text(dataset.get('sha256', 'not recorded'))}</code>")
+    return f'<p class="soft">Dataset: {", ".join(parts)}</p>'
+
+
+def _table(run: Run) -> str:
+    if run.summary is None:
+        rows, columns = _progress(run.records), PROGRESS_COLUMNS
+    else:
+        rows, columns = run.summary["seeds"], COLUMNS
+    if not rows:
+        return ""
+    several = len(rows) > 1
+    # The mean comes first: on a phone the last seeds are a swipe away.
+    head = '<th scope="col">mean</th>' if several else ""
+    head += "".join(f'<th scope="col">seed {row["seed"]}</th>' for row in rows)
+    lines = []
+    for column in columns:
+        values = [number(row.get(column.key)) for row in rows]
+        if several:
+            values.insert(0, _mean(rows, column.key))
+        note = f"<small>{column.note}</small>" if column.note else ""
+        cells = "".join(f"<td>{_value(value, column.form)}</td>" for value in values)
+        lines.append(f'<tr><th scope="row">{column.title}{note}</th>{cells}</tr>')
+    return (
+        '<h2>Result</h2>\n<div class="wide"><table class="seeds">\n'
+        f"<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n"
+        "</tbody></table></div>\n"
+        '<p class="soft">Scores are normalised: 0 is a random policy, 100 the task\'s reference '
+        "expert. A dash: not measured"
+        + (", or for a mean, not measured in every seed" if several else "")
+        + ".</p>"
+    )
+
+
+def _events(run: Run) -> str:
+    # A resumed run may write an event twice.
+    events = {
+        (r["step"], r["seed"], str(r.get("event", ""))): str(r.get("reason", ""))
+        for r in select(run.records, "event")
+    }
+    if not events:
+        return '<h2>Events</h2>\n<p class="soft">None: the hand-over was not armed.</p>'
+    rows = "\n".join(
+        f"<tr><td>{step:,}</td><td>{seed}</td><td>{_text(_event_words(event))}</td>"
+        f"<td>{_text(reason)}</td></tr>"
+        for (step, seed, event), reason in sorted(events.items())
+    )
+    return (
+        '<h2>Events</h2>\n<table class="events"><thead><tr><th>Step</th><th>Seed</th>'
+        f"<th>Event</th><th>Reason</th></tr></thead>\n<tbody>\n{rows}\n</tbody></table>"
+    )
+
+
+def _event_words(event: str) -> str:
+    return "hand-over armed" if event == "handover" else event
+
+
+def _figure(plate: Plate, image: bytes | None, run: Run) -> str:
+    if image is None:
+        return (
+            f'<p class="soft"><b>{plate.title}</b>: left out, metrics.jsonl holds no '
+            f"{plate.needs}.</p>"
+        )
+    caption = plate.caption
+    seed_count = len(series_by_seed(run.records, "evaluation", "score"))
+    if plate.draw is figures.learning_curve and seed_count > 1:
+        caption += f" The band around the mean is the {figures.band_words(seed_count)}."
+    data = base64.b64encode(image).decode("ascii")
+    return (
+        f'<figure id="{plate.name}"><h3>{plate.title}</h3>\n'
+        f'<img alt="{_text(plate.title)}" src="data:image/png;base64,{data}">\n'
+        f"<figcaption>{_text(caption)}</figcaption></figure>"
+    )
+
+
+def _commands(run: Run) -> str:
+    path = shlex.quote(str(run.path))
+    lines = [
+        "# go on, if it was interrupted",
+        f"spaars resume {path}",
+        "# evaluate the last checkpoint on fresh episodes",
+        f"spaars eval {path}",
+        "# rebuild this page",
+        f"spaars report {path}",
+    ]
+    return "<h2>Go on from here</h2>\n<pre>" + _text("\n".join(lines)) + "</pre>"
+
+
+def _configuration(run: Run) -> str:
+    return "<h2>Configuration</h2>\n" + _settings(_flatten(run.config["config"]))
+
+
+def _provenance(run: Run) -> str:
+    config = run.config
+    facts = {
+        name: config.get(key, "not recorded")
+        for name, key in (
+            ("command", "command"),
+            ("git revision", "git_revision"),
+            ("backend", "backend"),
+        )
+    }
+    versions = config.get("versions")
+    return "<h2>Made with</h2>\n" + _settings(
+        [*facts.items(), *(versions.items() if isinstance(versions, dict) else ())]
+    )
+
+
+def _settings(items: Iterator[tuple[str, Any]] | list[tuple[str, Any]]) -> str:
+    rows = "\n".join(
+        f'<tr><th scope="row">{_text(name)}</th><td>{_text(_plain(value))}</td></tr>'
+        for name, value in items
+    )
+    return f'<table class="settings"><tbody>\n{rows}\n</tbody></table>'
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """('online.steps', 25000), ...: the names that the command line's flags have."""
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _value(value: float | None, form: str) -> str:
+    """A number as people read it; the element's value attribute keeps all its digits."""
+    if value is None:
+        return "-"
+    words = _duration(value) if form == "duration" else f"{value:{form}}"
+    return f'<data value="{value!r}">{words}</data>'
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60.0:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6_000.0 else f"{seconds / 3600:.1f} h"
+
+
+def _mean(rows: list[dict[str, Any]], key: str) -> float | None:
+    """Mean over the seeds; None unless every seed has it: a mean of some would mislead."""
+    values = [number(row.get(key)) for row in rows]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def _worst(rows: list[dict[str, Any]], key: str) -> float | None:
+    known = [value for row in rows if (value := number(row.get(key))) is not None]
+    return max(known, default=None)
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value), quote=True)
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Readers see the old file or the new one, never half of one."""
+    with atomic_write(path) as file:
+        file.write(content)
+    return path

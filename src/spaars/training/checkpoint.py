@@ -1,0 +1,128 @@
+"""Checkpoints: one safetensors file, replaced atomically, the previous one kept.
+
+    state/<path>     leaves of the agent's population state       (S, ...)
+    ring/<field>     the filled part of the online replay         (S, filled, ...)
+    actions/<i>      actions of env i since its last reset        (t, act)
+    metadata         JSON: where the run stands
+
+Nothing in a checkpoint is ever executed; it loads without pickle.
+"""
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from spaars.data.files import atomic_write
+from spaars.data.replay import Batch, Ring
+from spaars.errors import RunError
+
+
+class Checkpoint(NamedTuple):
+    """Host copy of everything a run needs to go on."""
+
+    progress: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    def state(self, like: Any) -> Any:
+        """The population state, with the structure, shapes and dtypes of `like`."""
+        paths, treedef = jax.tree_util.tree_flatten_with_path(like)
+        leaves = []
+        for path, leaf in paths:
+            name = "state/" + jax.tree_util.keystr(path, simple=True, separator="/")
+            found = self.arrays.get(name)
+            if found is None or found.shape != leaf.shape or found.dtype != leaf.dtype:
+                got = "nothing" if found is None else f"{found.dtype}{list(found.shape)}"
+                raise RunError(
+                    f"checkpoint does not fit its config.json: {name} should be "
+                    f"{leaf.dtype}{list(leaf.shape)}, the file has {got}. "
+                    "Was config.json edited, or spaars upgraded, since the run began?"
+                )
+            leaves.append(jnp.asarray(found))
+        return jax.tree_util.tree_unflatten(treedef, leaves)
+
+    def ring(self, empty: Ring) -> Ring:
+        """Fill an empty ring of the right capacity."""
+        storage = [
+            store.at[:, : self.arrays[f"ring/{name}"].shape[1]].set(self.arrays[f"ring/{name}"])
+            for name, store in zip(Batch._fields, empty.storage, strict=True)
+        ]
+        return Ring(Batch(*storage), jnp.int32(self.progress["inserted"]))
+
+    def env_state(self) -> dict[str, Any]:
+        actions = [self.arrays[f"actions/{i}"] for i in range(len(self.progress["episode_index"]))]
+        return {
+            "episode_index": self.progress["episode_index"],
+            "env_steps": self.progress["env_steps"],
+            "actions": actions,
+        }
+
+
+def collect(
+    progress: dict[str, Any], state: Any, ring: Ring | None, env_state: dict[str, Any] | None
+) -> Checkpoint:
+    """Bring a run's state to the host."""
+    arrays = {
+        "state/" + jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+    progress = dict(progress)
+    if ring is not None and env_state is not None:
+        filled = int(ring.size)
+        for name, store in zip(Batch._fields, ring.storage, strict=True):
+            arrays[f"ring/{name}"] = np.asarray(store[:, :filled])
+        for i, actions in enumerate(env_state["actions"]):
+            arrays[f"actions/{i}"] = actions
+        progress["inserted"] = int(ring.inserted)
+        progress["episode_index"] = env_state["episode_index"]
+        progress["env_steps"] = env_state["env_steps"]
+    return Checkpoint(progress, arrays)
+
+
+def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoints/latest.safetensors`; what was there becomes `previous`."""
+    latest = run_dir / "checkpoints" / "latest.safetensors"
+    previous = latest.with_name("previous.safetensors")
+    latest.parent.mkdir(exist_ok=True)
+    arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
+    payload = save(arrays, {"progress": json.dumps(checkpoint.progress)})
+    with atomic_write(latest.with_name("next.safetensors")) as file:
+        file.write(payload)
+    # Killed between the two renames, `previous` is there and whole; load_checkpoint knows.
+    if latest.exists():
+        os.replace(latest, previous)
+    os.replace(latest.with_name("next.safetensors"), latest)
+
+
+def load_checkpoint(run_dir: Path) -> Checkpoint | None:
+    """The newest readable checkpoint, None if the run has not written one.
+
+    Raises RunError if there are only broken ones: a run is never silently begun anew.
+    """
+    broken = []
+    for name in ("latest", "previous"):
+        path = run_dir / "checkpoints" / f"{name}.safetensors"
+        if not path.exists():
+            continue
+        try:
+            with safe_open(path, "numpy") as file:
+                progress = json.loads(file.metadata()["progress"])
+                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            broken.append(f"{path}: {error}")
+            continue
+        if broken:
+            warnings.warn(f"{broken[0]}; going back to {path.name}", stacklevel=2)
+        return Checkpoint(progress, arrays)
+    if broken:
+        raise RunError(
+            f"no readable checkpoint ({'; '.join(broken)}). Start again with `spaars train`."
+        )
+    return None

@@ -1,0 +1,222 @@
+"""The configuration of a run: frozen, complete, and the source of the command line's flags."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from spaars.algos.gate import GateConfig
+from spaars.algos.spaars import LearnerConfig, OfflineConfig, Spaars
+from spaars.errors import ConfigError, unknown_name
+from spaars.priors.cvae import PriorConfig
+from spaars.training.online import OnlineConfig
+
+Preset = Literal["smoke", "quick", "full"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How policies are evaluated while they learn."""
+
+    every: int = 5_000
+    """Environment steps between two evaluations."""
+    episodes: int = 20
+    """Episodes per evaluation, always the same initial states."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that determines a run's result."""
+
+    task: str
+    """Task name, such as hopper-medium."""
+    method: str = "spaars"
+    """spaars, or latent-only (the same agent whose gate never opens)."""
+    preset: Preset = "quick"
+    """Starting point of all other values: smoke (a minute, touches every phase), quick (minutes),
+    full (hours)."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds trained side by side in one process."""
+    dataset: Path | None = None
+    """D4RL HDF5 or npz file; None records the task's embedded behaviour policy."""
+    transitions: int = 1_000_000
+    """Transitions recorded when no dataset is given."""
+    checkpoint_every: int = 5_000
+    """Updates (offline) or environment steps (online) between two checkpoints."""
+    log_every: int = 1_000
+    """Updates (offline) or environment steps (online) between two lines of metrics."""
+    prior: PriorConfig = PriorConfig()
+    offline: OfflineConfig = OfflineConfig()
+    learner: LearnerConfig = LearnerConfig()
+    gate: GateConfig = GateConfig()
+    online: OnlineConfig = OnlineConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def agent(self) -> Spaars:
+        """The agent that this configuration describes."""
+        return Spaars(self.prior, self.offline, self.learner, self.gate)
+
+
+# What a method exchanges in the agent; everything else is shared, so that a comparison differs
+# in one thing at a time.
+METHODS: dict[str, dict[str, Any]] = {
+    "spaars": {},
+    "latent-only": {"gate": {"rule": "never"}},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "transitions": 5_000,
+        "checkpoint_every": 500,
+        "log_every": 250,
+        "prior": {"updates": 500, "hidden": (64, 64)},
+        "offline": {"updates": 1_000},
+        "learner": {
+            "hidden": (64, 64),
+            "critics": 3,
+            "warmup_updates": 100,
+            "regression_updates": 200,
+            "cloning_updates": 500,
+        },
+        "gate": {
+            "earliest_step": 500,
+            "latest_step": 750,
+            "ramp_steps": 250,
+            "plateau_window": 250,
+        },
+        "online": {"steps": 1_500, "learning_starts": 100},
+        "evaluation": {"every": 500, "episodes": 3},
+    },
+    "quick": {
+        "transitions": 300_000,
+        "prior": {"updates": 15_000},
+        "offline": {"updates": 30_000},
+        "gate": {"earliest_step": 10_000, "latest_step": 15_000},
+        "online": {"steps": 20_000},
+    },
+    "full": {},
+}
+
+
+def preset_config(
+    task: str, method: str = "spaars", preset: str = "quick", **changes: Any
+) -> TrainConfig:
+    """The configuration of a method and preset; nested changes are given as dicts.
+
+    >>> preset_config("hopper-medium", online={"steps": 10_000}, seeds=(0, 1))
+    """
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    config = TrainConfig(task=task, method=method, preset=preset)  # type: ignore[arg-type]
+    for layer in (PRESETS[preset], METHODS[method], changes):
+        config = override(config, layer)
+    return config
+
+
+def override(config: Any, changes: Mapping[str, Any], path: str = "") -> Any:
+    """`dataclasses.replace`, nested; an unknown field is an error that suggests the nearest."""
+    known = {field.name for field in dataclasses.fields(config)}
+    new = {}
+    for name, value in changes.items():
+        if name not in known:
+            raise unknown_name("config field", path + name, (path + n for n in known))
+        old = getattr(config, name)
+        nested = dataclasses.is_dataclass(old) and isinstance(value, Mapping)
+        new[name] = override(old, value, f"{path}{name}.") if nested else value
+    return dataclasses.replace(config, **new)
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse what contradicts itself, naming the flags and the remedy."""
+    c = config
+    if c.method not in METHODS:
+        raise unknown_name("method", c.method, METHODS)
+    if not c.seeds or len(set(c.seeds)) != len(c.seeds) or min(c.seeds) < 0:
+        raise ConfigError(f"--seeds must be distinct integers >= 0, got {c.seeds}.")
+    if c.method == "latent-only" and c.gate.rule != "never":
+        raise ConfigError(
+            f"--method latent-only means --gate.rule never, got '{c.gate.rule}'. "
+            "Use --method spaars to choose a gate."
+        )
+    if (c.gate.rule == "step") != (c.gate.step is not None):
+        raise ConfigError("--gate.rule step and --gate.step N go together; give both or neither.")
+    positive = {
+        "--transitions": c.transitions,
+        "--checkpoint-every": c.checkpoint_every,
+        "--log-every": c.log_every,
+        "--learner.critics": c.learner.critics,
+        "--learner.batch-size": c.learner.batch_size,
+        "--prior.latent-dim": c.prior.latent_dim if c.prior.latent_dim is not None else 1,
+        "--online.steps": c.online.steps,
+        "--online.chunk": c.online.chunk,
+        "--online.utd": c.online.utd,
+        "--evaluation.every": c.evaluation.every,
+        "--evaluation.episodes": c.evaluation.episodes,
+    }
+    for flag, value in positive.items():
+        if value < 1:
+            raise ConfigError(f"{flag} must be at least 1, got {value}.")
+    for flag, value in {
+        "--online.steps": c.online.steps,
+        "--evaluation.every": c.evaluation.every,
+        "--log-every": c.log_every,
+        "--checkpoint-every": c.checkpoint_every,
+    }.items():
+        if value % c.online.chunk:
+            raise ConfigError(
+                f"{flag} must be a multiple of --online.chunk ({c.online.chunk}), got {value}: "
+                "the run only looks up between two chunks."
+            )
+    for flag, share in {
+        "--online.offline-fraction": c.online.offline_fraction,
+        "--gate.raw-share-cap": c.gate.raw_share_cap,
+    }.items():
+        if not 0.0 <= share <= 1.0:
+            raise ConfigError(f"{flag} must lie in [0, 1], got {share}.")
+    for flag, share in {
+        "--learner.discount": c.learner.discount,
+        "--offline.expectile": c.offline.expectile,
+        "--learner.tau": c.learner.tau,
+    }.items():
+        if not 0.0 < share < 1.0:
+            raise ConfigError(f"{flag} must lie in (0, 1), got {share}.")
+    if c.gate.earliest_step > c.gate.latest_step:
+        raise ConfigError(
+            f"--gate.earliest-step ({c.gate.earliest_step}) is after --gate.latest-step "
+            f"({c.gate.latest_step})."
+        )
+    capacity = c.online.replay_capacity
+    if capacity is not None and capacity < c.online.chunk:
+        raise ConfigError(
+            f"--online.replay-capacity ({capacity}) must hold at least one --online.chunk "
+            f"({c.online.chunk})."
+        )
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Nested plain values; paths become strings."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, (tuple, list)):
+            return [plain(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def from_json(values: Mapping[str, Any]) -> TrainConfig:
+    """The inverse of `to_json`; unknown fields are refused."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: tuples(v) for k, v in value.items()}
+        return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+    values = {name: tuples(value) for name, value in values.items()}
+    if values.get("dataset") is not None:
+        values["dataset"] = Path(values["dataset"])
+    return override(TrainConfig(task=values["task"]), values)

@@ -1,0 +1,69 @@
+"""`metrics.jsonl`, the one source of every figure, and its TensorBoard mirror.
+
+No wall-clock time is written there: the file is bit for bit the same however often the run was
+interrupted. Kinds of record: train, evaluation, episode, event (docs/run-directory.md).
+"""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.floating, float)):
+        # JSON has no NaN; a metric that does not apply is left out by `write`.
+        return float(value)
+    if isinstance(value, np.ndarray):
+        return _plain(value.item())
+    if isinstance(value, np.integer):
+        return int(value)
+    return bool(value) if isinstance(value, np.bool_) else value
+
+
+class MetricsLog:
+    """Append-only; `offset` marks a place that a resumed run goes back to."""
+
+    def __init__(self, run_dir: Path, offset: int = 0):
+        self.path = run_dir / "metrics.jsonl"
+        self.path.touch()
+        with self.path.open("r+b") as file:
+            file.truncate(offset)
+        events = run_dir / "tensorboard"
+        # TensorBoard files cannot be cut back; they are rewritten from the metrics instead.
+        shutil.rmtree(events, ignore_errors=True)
+        self.board = SummaryWriter(str(events))
+        for line in self.path.read_text().splitlines():
+            self._mirror(json.loads(line))
+        self.file = self.path.open("ab", buffering=0)  # so that `tail -f` shows it
+
+    @property
+    def offset(self) -> int:
+        """Bytes written so far, on disk."""
+        return self.file.tell()
+
+    def write(self, kind: str, *, seed: int, step: int, **values: Any) -> None:
+        """One record. NaN values (not applicable) are left out."""
+        plain = {name: _plain(value) for name, value in values.items()}
+        record = {"kind": kind, "seed": seed, "step": step} | {
+            name: value
+            for name, value in plain.items()
+            if not (isinstance(value, float) and math.isnan(value))
+        }
+        self.file.write((json.dumps(record) + "\n").encode())
+        self._mirror(record)
+
+    def _mirror(self, record: dict[str, Any]) -> None:
+        group = record.get("phase", record["kind"])
+        for name, value in record.items():
+            if name not in ("seed", "step") and type(value) in (int, float):
+                tag = f"{group}/{name}/seed{record['seed']}"
+                self.board.add_scalar(tag, value, record["step"])
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()

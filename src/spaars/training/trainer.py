@@ -1,0 +1,499 @@
+"""A whole run: prior, offline start, online phase, hand-over, evaluation, checkpoints.
+
+run directory
+  config.json  metrics.jsonl  summary.json  report.html  figures/  tensorboard/  checkpoints/
+"""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spaars import seeding
+from spaars.data import Dataset, check_against_env, load_dataset
+from spaars.data.files import atomic_write
+from spaars.data.replay import as_batch, empty_ring
+from spaars.errors import RunError
+from spaars.report import write_report
+from spaars.tasks import Task, get_task
+from spaars.training import config as configs
+from spaars.training.checkpoint import Checkpoint, collect, load_checkpoint, save_checkpoint
+from spaars.training.config import TrainConfig
+from spaars.training.envs import EnvPopulation, Episode
+from spaars.training.evaluate import EvalResult, Evaluator
+from spaars.training.handover import reason_to_hand_over
+from spaars.training.metrics import MetricsLog
+from spaars.training.offline import OfflineLoop
+from spaars.training.online import OnlineLoop
+from spaars.training.population import own_buffers
+from spaars.training.provenance import command_line, git_revision, versions
+
+# Offline updates between two looks at the stop signal: a few seconds.
+OFFLINE_BLOCK = 250
+
+
+class Progress(NamedTuple):
+    """What a progress bar shows: `done` of `total` in `stage`, and a few numbers."""
+
+    stage: str
+    done: int
+    total: int
+    facts: dict[str, float]
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop; it is saved and can be resumed."""
+
+
+class Run(NamedTuple):
+    """A finished run: its directory and summary."""
+
+    path: Path
+    summary: dict[str, Any]
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path | None = None,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
+) -> Run:
+    """Train from nothing into the new directory `out`. Everything is checked before computing.
+
+    Raises ConfigError, DataError or RunError with a one-line remedy; Stopped after Ctrl-C.
+    """
+    configs.check(config)
+    task = get_task(config.task)
+    run_dir = Path(out) if out is not None else default_run_dir(config)
+    if run_dir.exists():
+        raise RunError(
+            f"{run_dir} exists. Go on with `spaars resume {run_dir}`, or choose another --out."
+        )
+    run_dir.mkdir(parents=True)  # now, so that a missing permission costs no compute
+    try:
+        dataset = _load(config, task, on_progress)
+        write_json(run_dir / "config.json", describe_run(config, dataset))
+    except BaseException:
+        if not any(run_dir.iterdir()):
+            run_dir.rmdir()
+        raise
+    return Trainer(config, task, dataset, run_dir, on_progress, on_message).run()
+
+
+def resume(
+    run_dir: str | Path,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
+) -> Run:
+    """Go on with an interrupted run, bit for bit as if it had never stopped."""
+    path = Path(run_dir)
+    config, described = read_config(path)
+    if (path / "summary.json").exists():
+        raise RunError(f"{path} is finished; see {path / 'report.html'}.")
+    task = get_task(config.task)
+    dataset = _load(config, task, on_progress)
+    if dataset.sha256 != described["dataset"]["sha256"]:
+        raise RunError(
+            f"{path}: the dataset has changed since the run began (sha256 {dataset.sha256[:12]}, "
+            f"was {described['dataset']['sha256'][:12]}). Bring the old one back, or train anew."
+        )
+    trainer = Trainer(config, task, dataset, path, on_progress, on_message)
+    return trainer.run(load_checkpoint(path))
+
+
+def default_run_dir(config: TrainConfig) -> Path:
+    """runs/TASK-METHOD-PRESET-sSEEDS[-N], the first that does not exist."""
+    seeds = "-".join(str(seed) for seed in config.seeds)
+    base = Path("runs") / f"{config.task}-{config.method}-{config.preset}-s{seeds}"
+    path, n = base, 2
+    while path.exists():
+        path, n = base.with_name(f"{base.name}-{n}"), n + 1
+    return path
+
+
+def read_config(run_dir: Path) -> tuple[TrainConfig, dict[str, Any]]:
+    """The configuration of a run and everything else in its config.json."""
+    path = run_dir / "config.json"
+    try:
+        described = json.loads(path.read_text())
+        return configs.from_json(described["config"]), described
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{run_dir} is not a run directory: it has no config.json. "
+            "Make one with `spaars train TASK --out DIR`."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
+
+
+def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """The content of config.json: everything resolved, and what made it."""
+    return {
+        "config": configs.to_json(config),
+        "dataset": describe_dataset(dataset),
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "command": command_line(),
+        "backend": jax.default_backend(),
+    }
+
+
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "label": dataset.label,
+        "sha256": dataset.sha256,
+        "transitions": len(dataset),
+    }
+
+
+def _load(
+    config: TrainConfig, task: Task, on_progress: Callable[[Progress], None] | None
+) -> Dataset:
+    def progress(done: int, total: int) -> None:
+        if on_progress:
+            on_progress(Progress("data", done, total, {}))
+
+    dataset = load_dataset(task, config.dataset, config.transitions, progress=progress)
+    env = task.make_env()
+    try:
+        check_against_env(
+            dataset,
+            env.observation_space.shape[0],  # type: ignore[index]
+            env.action_space.shape[0],  # type: ignore[index]
+            task.env_id,
+        )
+    finally:
+        env.close()
+    return dataset
+
+
+class Trainer:
+    """One run of one population. Built anew for a resume; `run` takes the checkpoint."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        dataset: Dataset,
+        run_dir: Path,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_message: Callable[[str], None] | None = None,
+    ):
+        self.config, self.task, self.dataset, self.run_dir = config, task, dataset, run_dir
+        self.on_progress, self.on_message = on_progress, on_message
+        self.agent = config.agent()
+        self.phases = self.agent.offline_phases()
+        self.offline = as_batch(
+            dataset.observations,
+            dataset.actions,
+            dataset.rewards,
+            dataset.next_observations,
+            dataset.terminated,
+        )
+        mean, std = dataset.observation_statistics()
+        self.state = initial_state(config, mean, std, dataset.action_dim)
+        self.stop_asked = False
+        n = len(config.seeds)
+        # JSON only: it travels in the checkpoint.
+        self.progress: dict[str, Any] = {
+            "phase": 0,
+            "phase_updates": 0,
+            "metrics_offset": 0,
+            "wall_seconds": 0.0,
+            "scores": [[] for _ in range(n)],  # [env step, score] of every evaluation, per seed
+            "episodes": [[] for _ in range(n)],  # [env step, return, terminated], per seed
+            "handover": [None] * n,  # {"step", "score"} once armed
+            "averages": {},  # running means of the metrics since the last line, per seed
+        }
+
+    # ------------------------------------------------------------------ the run
+
+    def run(self, checkpoint: Checkpoint | None = None) -> Run:
+        """Prior -> offline start -> online -> summary and report."""
+        if checkpoint is not None:
+            self.progress = checkpoint.progress
+            self.state = checkpoint.state(self.state)
+        self.state = own_buffers(self.state)
+        self.started = time.monotonic() - self.progress["wall_seconds"]
+        self.metrics = MetricsLog(self.run_dir, self.progress["metrics_offset"])
+        try:
+            with _stop_signals(self):
+                self.run_offline()
+                self.run_online(checkpoint)
+        finally:
+            self.metrics.close()
+        summary = self.summary()
+        write_json(self.run_dir / "summary.json", summary)
+        write_report(self.run_dir)
+        return Run(self.run_dir, summary)
+
+    def run_offline(self) -> None:
+        keys = jnp.stack([seeding.stream(s, seeding.OFFLINE) for s in self.config.seeds])
+        loop = OfflineLoop(self.agent, self.offline, keys)
+        while self.progress["phase"] < len(self.phases):
+            phase = self.phases[self.progress["phase"]]
+            done = self.progress["phase_updates"]
+            block = min(OFFLINE_BLOCK, phase.updates - done)
+            if block:
+                self.state, metrics = loop.run(phase, self.state, done, block)
+                done += block
+                self.accumulate(metrics)
+                if done % self.config.log_every == 0 or done == phase.updates:
+                    facts = self.log_averages("train", step=done, phase=phase.name)
+                    self.show(phase.name, done, phase.updates, facts)
+            if done == phase.updates:
+                self.progress |= {"phase": self.progress["phase"] + 1, "phase_updates": 0}
+            else:
+                self.progress["phase_updates"] = done
+            if done % self.config.checkpoint_every == 0 or done == phase.updates:
+                self.save()
+            self.stop_if_asked()
+
+    def run_online(self, checkpoint: Checkpoint | None) -> None:
+        c = self.config
+        envs = EnvPopulation(self.task.make_env, c.seeds)
+        evaluator = Evaluator(self.agent, self.task.make_env, c.seeds, c.evaluation.episodes)
+        self.ring = empty_ring(
+            len(c.seeds),
+            min(c.online.replay_capacity or c.online.steps, c.online.steps),
+            self.dataset.observation_dim,
+            self.dataset.action_dim,
+        )
+        begun = checkpoint is not None and "env_steps" in checkpoint.progress
+        if checkpoint is not None and begun:
+            self.ring = checkpoint.ring(self.ring)
+            envs.restore(checkpoint.env_state())
+        else:
+            self.state = jax.vmap(self.agent.begin_online)(self.state)
+        loop = OnlineLoop(self.agent, self.state, self.ring, self.offline, envs, c.online)
+        self.state = None  # the loop owns it now; the old buffers are donated away
+        self.loop, self.envs, self.evaluator = loop, envs, evaluator
+        try:
+            if not begun:
+                self.evaluate("offline")
+                self.save_online()
+            while envs.env_steps < c.online.steps:
+                metrics, episodes = loop.run_chunk()
+                self.after_chunk(metrics, episodes)
+        finally:
+            envs.close()
+            evaluator.close()
+
+    def after_chunk(self, metrics: dict[str, np.ndarray], episodes: Sequence[Episode]) -> None:
+        """Log, decide the hand-over, evaluate, save: in this order, all at chunk boundaries."""
+        c, step = self.config, self.envs.env_steps
+        last = step == c.online.steps
+        self.accumulate(metrics)
+        self.log_episodes(episodes)
+        if step % c.log_every == 0 or last:
+            evidence = jax.device_get(self.loop.evidence())
+            self.accumulate(evidence)
+            facts = self.log_averages("train", step=step, phase="online")
+            self.show("online", step, c.online.steps, facts)
+            self.consider_handover(evidence)
+        if last:
+            self.evaluate("final")
+        elif step % c.evaluation.every == 0:
+            self.evaluate("periodic")
+        if step % c.checkpoint_every == 0 or last:
+            self.save_online()
+        self.stop_if_asked(online=True)
+
+    def consider_handover(self, evidence: dict[str, np.ndarray]) -> None:
+        """Arm the gate of every seed whose time has come; score it just before."""
+        step, seeds = self.envs.env_steps, self.config.seeds
+        armed = np.zeros(len(seeds), bool)
+        for i, seed in enumerate(seeds):
+            if self.progress["handover"][i] is not None:
+                continue
+            own = {name: float(value[i]) for name, value in evidence.items()}
+            history = [(e[0], e[1]) for e in self.progress["episodes"][i]]
+            reason = reason_to_hand_over(self.config.gate, step, own, history)
+            if reason:
+                armed[i] = True
+                self.metrics.write("event", seed=seed, step=step, event="handover", reason=reason)
+                self.message(f"seed {seed}: hand-over at step {step}: {reason}")
+        if armed.any():
+            self.evaluate("handover", only=armed)
+            for i in np.flatnonzero(armed).tolist():
+                score = self.progress["scores"][i][-1][1]
+                self.progress["handover"][i] = {"step": step, "score": score}
+            self.loop.state = jax.vmap(self.agent.hand_over)(self.loop.state, jnp.asarray(armed))
+
+    # ------------------------------------------------------------------ looking and logging
+
+    def evaluate(self, label: str, only: np.ndarray | None = None) -> EvalResult:
+        """Run the evaluation episodes of every seed; write those of `only` (default: all)."""
+        result = self.evaluator(self.loop.state)
+        step = self.envs.env_steps
+        scores = self.task.score(result.returns)
+        for i, seed in enumerate(self.config.seeds):
+            if only is not None and not only[i]:
+                continue
+            self.metrics.write(
+                "evaluation",
+                seed=seed,
+                step=step,
+                label=label,
+                score=scores[i].mean(),
+                score_std=scores[i].std(),
+                return_mean=result.returns[i].mean(),
+                length_mean=result.lengths[i].mean(),
+                falls=result.terminated[i].sum(),
+                episodes=len(scores[i]),
+                **{name: value[i] for name, value in result.facts.items()},
+            )
+            self.progress["scores"][i].append([step, float(scores[i].mean())])
+        means = " ".join(f"{score:.1f}" for score in scores.mean(1))
+        self.message(f"step {step}: {label} score {means}")
+        return result
+
+    def log_episodes(self, episodes: Sequence[Episode]) -> None:
+        for e in episodes:
+            self.metrics.write(
+                "episode",
+                seed=e.seed,
+                step=e.env_step,
+                **{"return": e.episode_return},
+                score=float(self.task.score(e.episode_return)),
+                length=e.length,
+                terminated=e.terminated,
+            )
+            i = self.config.seeds.index(e.seed)
+            self.progress["episodes"][i].append([e.env_step, e.episode_return, e.terminated])
+
+    def accumulate(self, metrics: dict[str, np.ndarray]) -> None:
+        """Add to the running means; NaN means 'not applicable' and does not count."""
+        for name, values in metrics.items():
+            n = len(self.config.seeds)
+            sums = self.progress["averages"].setdefault(name, [[0.0, 0] for _ in range(n)])
+            for entry, value in zip(sums, np.asarray(values, np.float64), strict=True):
+                if not np.isnan(value):
+                    entry[0] += float(value)
+                    entry[1] += 1
+
+    def log_averages(self, kind: str, *, step: int, phase: str) -> dict[str, float]:
+        """Write the running means, a line per seed, and start new ones. Returns seed means."""
+        averages, self.progress["averages"] = self.progress["averages"], {}
+        means = {
+            name: [total / count if count else float("nan") for total, count in entries]
+            for name, entries in averages.items()
+        }
+        for i, seed in enumerate(self.config.seeds):
+            values = {name: mean[i] for name, mean in sorted(means.items())}
+            self.metrics.write(kind, seed=seed, step=step, phase=phase, **values)
+        return {name: float(np.mean(mean)) for name, mean in means.items()}
+
+    def show(self, stage: str, done: int, total: int, facts: dict[str, float]) -> None:
+        if self.on_progress:
+            self.on_progress(Progress(stage, done, total, facts))
+
+    def message(self, text: str) -> None:
+        if self.on_message:
+            self.on_message(text)
+
+    # ------------------------------------------------------------------ saving and stopping
+
+    def save(self, online: bool = False) -> None:
+        self.progress["metrics_offset"] = self.metrics.offset
+        self.progress["wall_seconds"] = time.monotonic() - self.started
+        if online:
+            saved = collect(self.progress, self.loop.state, self.loop.ring, self.envs.state())
+        else:
+            saved = collect(self.progress, self.state, None, None)
+        save_checkpoint(self.run_dir, saved)
+
+    def save_online(self) -> None:
+        self.save(online=True)
+
+    def stop_if_asked(self, online: bool = False) -> None:
+        if self.stop_asked:
+            self.save(online)
+            raise Stopped(f"stopped and saved; go on with `spaars resume {self.run_dir}`")
+
+    def summary(self) -> dict[str, Any]:
+        """summary.json: what the run achieved, by its last checkpoint."""
+        c = self.config
+        return {
+            "task": c.task,
+            "dataset": describe_dataset(self.dataset),
+            "method": c.method,
+            "preset": c.preset,
+            "evaluation_episodes": c.evaluation.episodes,
+            "seeds": [self.seed_summary(i) for i in range(len(c.seeds))],
+        }
+
+    def seed_summary(self, i: int) -> dict[str, Any]:
+        scores, handover = self.progress["scores"][i], self.progress["handover"][i]
+        steps = self.config.online.steps
+        falls = sum(terminated for *_, terminated in self.progress["episodes"][i])
+        offline_score = scores[0][1]
+        dip = None
+        if handover is not None:
+            after = [score for step, score in scores if step > handover["step"]]
+            dip = max([0.0, *(handover["score"] - score for score in after)])
+        return {
+            "seed": self.config.seeds[i],
+            "offline_score": offline_score,
+            "handover_score": handover["score"] if handover else None,
+            "handover_step": handover["step"] if handover else None,
+            "final_score": scores[-1][1],
+            "dip_worst": dip,
+            "drop_below_offline": max(offline_score - score for _, score in scores),
+            "falls_per_1k": 1000.0 * falls / steps,
+            "env_steps": steps,
+            "wall_seconds": round(time.monotonic() - self.started, 1),
+        }
+
+
+def initial_state(
+    config: TrainConfig, observation_mean: Any, observation_std: Any, action_dim: int
+) -> Any:
+    """The population's fresh state: every leaf with a leading seed axis."""
+    agent = config.agent()
+    keys = jnp.stack([seeding.stream(seed, seeding.INIT) for seed in config.seeds])
+
+    def init(key: Any) -> Any:
+        return agent.init(
+            key, jnp.asarray(observation_mean), jnp.asarray(observation_std), action_dim
+        )
+
+    return jax.jit(jax.vmap(init))(keys)
+
+
+class _stop_signals:
+    """While inside, the first Ctrl-C or TERM asks the trainer to stop; a second one insists."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self.ask)
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        if self.trainer.stop_asked:
+            raise KeyboardInterrupt
+        self.trainer.stop_asked = True
+        self.trainer.message("stopping after this step; once more to stop at once")
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
