@@ -1,7 +1,7 @@
 """The interface between a method and the trainers."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -17,6 +17,7 @@ class Phase(NamedTuple):
     update: Callable[[Any, Batch, PRNGKeyArray], tuple[Any, Metrics]]
 
 
+@runtime_checkable
 class Agent(Protocol):
     """What the trainers need of a method. Implementations are frozen, hashable dataclasses.
 

@@ -3,8 +3,9 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from spaars.data.files import cache_dir
 from spaars.errors import SpaarsError, unknown_name
 
 USAGE = """\
@@ -40,24 +41,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
+    sys.exit(exit_code_of(lambda: _dispatch(args), debug))
+
+
+def exit_code_of(command: Callable[[], int | None], debug: bool = False) -> int:
+    """Run `command`; what a person can mend becomes one line on stderr, not a traceback."""
     try:
-        sys.exit(_dispatch(args))
+        return command() or 0
     except SpaarsError as error:
         if debug:
             raise
         print(f"spaars: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except OSError as error:
         # Full disk, no permission: the system's words name the file.
         if debug:
             raise
         print(f"spaars: error: {error.strerror or error}: {error.filename}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        if debug:
+        return 2
+    except KeyboardInterrupt as stop:
+        if debug and not stop.args:
             raise
-        print("spaars: stopped.", file=sys.stderr)
-        sys.exit(130)
+        print(f"spaars: {stop or 'stopped; nothing was saved'}", file=sys.stderr)
+        return 130
 
 
 def _dispatch(args: list[str]) -> int:
@@ -78,6 +84,9 @@ def _dispatch(args: list[str]) -> int:
         raise unknown_name("command", " ".join(name), [" ".join(c) for c in COMMANDS])
     # Do not grab the whole GPU: people share it with a viewer or a second run.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # Compiling takes longer than a smoke run computes; a second run reads it from disk.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     return importlib.import_module(COMMANDS[name]).run(args[words:]) or 0
 
 

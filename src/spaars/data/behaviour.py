@@ -6,7 +6,7 @@ reset seed and noise stream, so the data do not depend on how many workers recor
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from spaars.errors import DataError
 from spaars.nn import TanhGaussianPolicy
 from spaars.seeding import BEHAVIOUR_EPISODE, episode_seed
-from spaars.tasks import Task, get_task
+from spaars.tasks import Task
 
 EPISODES_PER_BLOCK = 16
 
@@ -118,9 +118,9 @@ def record_episode(policy: BehaviourPolicy, env: Any, seed: int, index: int) -> 
 
 
 def _record_block(
-    policy: BehaviourPolicy, task_name: str, seed: int, first: int
+    policy: BehaviourPolicy, task: Task, seed: int, first: int
 ) -> list[RecordedEpisode]:
-    env = get_task(task_name).make_env()
+    env = task.make_env()
     try:
         return [
             record_episode(policy, env, seed, i) for i in range(first, first + EPISODES_PER_BLOCK)
@@ -131,25 +131,25 @@ def _record_block(
 
 def record(
     policy: BehaviourPolicy, task: Task, seed: int, workers: int
-) -> Iterator[RecordedEpisode]:
+) -> Generator[RecordedEpisode, None, None]:
     """Episodes 0, 1, 2, ... without end, in order; close the iterator when you have enough."""
     if workers <= 1:
         first = 0
         while True:
-            yield from _record_block(policy, task.name, seed, first)
+            yield from _record_block(policy, task, seed, first)
             first += EPISODES_PER_BLOCK
     # Spawned, not forked: JAX's threads do not survive a fork.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     try:
         submitted = [
-            pool.submit(_record_block, policy, task.name, seed, i * EPISODES_PER_BLOCK)
+            pool.submit(_record_block, policy, task, seed, i * EPISODES_PER_BLOCK)
             for i in range(workers + 1)
         ]
         next_block = len(submitted)
         while True:
             episodes = submitted.pop(0).result()
             submitted.append(
-                pool.submit(_record_block, policy, task.name, seed, next_block * EPISODES_PER_BLOCK)
+                pool.submit(_record_block, policy, task, seed, next_block * EPISODES_PER_BLOCK)
             )
             next_block += 1
             yield from episodes

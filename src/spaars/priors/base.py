@@ -1,10 +1,11 @@
 """The interface of a behaviour prior: latents that decode to actions the data supports."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
 
+@runtime_checkable
 class BehaviourPrior(Protocol):
     """Frozen after pretraining. Observations are standardised, actions lie in [-1, 1]."""
 

@@ -370,7 +370,7 @@ class Trainer:
                 seed=e.seed,
                 step=e.env_step,
                 **{"return": e.episode_return},
-                score=float(self.task.score(e.episode_return)),
+                score=self.task.score(np.array(e.episode_return)),
                 length=e.length,
                 terminated=e.terminated,
             )

@@ -1,0 +1,121 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from spaars.algos.iql import (
+    expectile_loss,
+    regression_weights,
+    value_loss,
+    weighted_regression_loss,
+)
+from spaars.nn import MLP, TanhGaussianPolicy
+
+KEY = jax.random.key(0)
+
+
+def linear_value(weight, bias):
+    return eqx.tree_at(
+        lambda m: (m.layers[0].weight, m.layers[0].bias),
+        MLP(1, 1, (), key=KEY),
+        (jnp.array([[weight]]), jnp.array([bias])),
+    )
+
+
+def flat_policy(mean, log_std):
+    """One dimension, the same distribution at every state."""
+    return eqx.tree_at(
+        lambda p: (p.net.layers[0].weight, p.net.layers[0].bias),
+        TanhGaussianPolicy(1, 1, (), key=KEY),
+        (jnp.zeros((1, 2)), jnp.array([mean, log_std])),
+    )
+
+
+def test_expectile_loss_golden():
+    # 0.7 * 2^2, 0.3 * (-2)^2, 0
+    np.testing.assert_allclose(
+        expectile_loss(jnp.array([2.0, -2.0, 0.0]), 0.7), [2.8, 1.2, 0.0], rtol=1e-6
+    )
+
+
+def test_value_loss_golden():
+    # V = 2 s + 1 = 1, 3; Q - V = 2, -2: (0.9 * 4 + 0.1 * 4) / 2 = 2
+    loss, metrics = value_loss(
+        linear_value(2.0, 1.0), jnp.array([[0.0], [1.0]]), jnp.array([3.0, 1.0]), 0.9
+    )
+    assert float(loss) == pytest.approx(2.0)
+    assert float(metrics["value_mean"]) == pytest.approx(2.0)
+
+
+def test_value_goes_to_the_expectile():
+    # Q is 0 or 1, evenly: the expectile m solves 0.9 (1 - m) = 0.1 m, m = 0.9; half way is 0.5.
+    observations, q = jnp.zeros((2, 1)), jnp.array([0.0, 1.0])
+    for expectile in (0.5, 0.9):
+        at_rest = linear_value(0.0, expectile)
+        gradient = jax.grad(lambda v, t=expectile: value_loss(v, observations, q, t)[0])(at_rest)
+        np.testing.assert_allclose(gradient.layers[0].bias, [0.0], atol=1e-6)
+    too_low = linear_value(0.0, 0.6)
+    gradient = jax.grad(lambda v: value_loss(v, observations, q, 0.9)[0])(too_low)
+    assert float(gradient.layers[0].bias[0]) < 0.0  # descending raises V
+
+
+def test_regression_weights_golden():
+    # mean|A| = 1, temperature ln 2: 2^A = 2, 0.5, 4, 1 without the 0: A = 1, -1, 2, 0
+    weights = regression_weights(jnp.array([1.0, -1.0, 2.0, 0.0]), float(np.log(2.0)))
+    # mean|A| = 4/4 = 1; 2 + 0.5 + 4 + 1 = 7.5, mean 1.875
+    np.testing.assert_allclose(weights, np.array([2.0, 0.5, 4.0, 1.0]) / 1.875, rtol=1e-5)
+
+
+def test_regression_weights_are_clipped_and_have_mean_one():
+    # 99 of the 100 advantages are 0: A / mean|A| = 100 for the other, exp(300) clipped at 100.
+    advantages = jnp.zeros(100).at[7].set(5.0)
+    weights = regression_weights(advantages, 3.0)
+    np.testing.assert_allclose(weights.mean(), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(weights[7] / weights[0], 100.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e4])
+def test_regression_weights_do_not_depend_on_the_rewards_scale(scale):
+    advantages = jax.random.normal(KEY, (32,))
+    np.testing.assert_allclose(
+        regression_weights(scale * advantages, 3.0), regression_weights(advantages, 3.0), rtol=1e-3
+    )
+
+
+def test_regression_weights_without_any_advantage_are_one():
+    np.testing.assert_allclose(regression_weights(jnp.zeros(5), 3.0), np.ones(5))
+
+
+def test_weighted_regression_loss_golden():
+    # Standard normal before tanh. log pi(0) = -0.918939.
+    # log pi(0.5) = -0.549306^2/2 - 0.918939 - ln 0.75 = -0.782125
+    # -(2 * -0.918939 + 0.5 * -0.782125) / 2 = 1.114470
+    loss = weighted_regression_loss(
+        flat_policy(0.0, 0.0),
+        jnp.zeros((2, 1)),
+        jnp.array([[0.0], [0.5]]),
+        jnp.array([2.0, 0.5]),
+    )
+    assert float(loss) == pytest.approx(1.114470, abs=1e-5)
+
+
+def test_regression_pulls_the_mean_to_the_heavier_target():
+    def mean_gradient(weights):
+        loss = jax.grad(weighted_regression_loss)(
+            flat_policy(0.0, 0.0), jnp.zeros((2, 1)), jnp.array([[0.5], [-0.5]]), weights
+        )
+        return float(loss.net.layers[0].bias[0])
+
+    # d/dmean -E[w log pi] = -E[w (x - mean)] = -(w1 - w2) 0.549306 / 2
+    assert mean_gradient(jnp.array([2.0, 0.5])) == pytest.approx(-1.5 * 0.549306 / 2, abs=1e-5)
+    assert mean_gradient(jnp.array([0.5, 2.0])) == pytest.approx(1.5 * 0.549306 / 2, abs=1e-5)
+    assert mean_gradient(jnp.array([1.0, 1.0])) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_no_gradient_through_the_weights():
+    def loss(weights):
+        return weighted_regression_loss(
+            flat_policy(0.0, 0.0), jnp.zeros((2, 1)), jnp.array([[0.5], [-0.5]]), weights
+        )
+
+    np.testing.assert_array_equal(jax.grad(loss)(jnp.array([2.0, 0.5])), [0.0, 0.0])

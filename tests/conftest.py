@@ -1,0 +1,60 @@
+"""Shapes and dtypes are checked at run time in tests, and only there.
+
+This file is imported before anything of `spaars`, so that the hook sees every module.
+"""
+
+from typing import get_args, get_origin
+
+import jax
+import optax
+import pytest
+from beartype import beartype
+from jaxtyping import install_import_hook
+
+
+def typechecked(function):
+    """beartype, which refuses generic NamedTuples: `Learner[P]` is only checked to be a tuple."""
+    hints = function.__annotations__
+    hints.update({name: _loosened(hint) for name, hint in hints.items()})
+    return beartype(function)
+
+
+def _loosened(hint):
+    origin = get_origin(hint)
+    if origin is tuple:
+        return tuple[tuple(_loosened(part) for part in get_args(hint))]
+    return tuple if hasattr(origin, "_fields") else hint
+
+
+install_import_hook("spaars", "conftest.typechecked")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Rank promotion stays allowed: layers that act on whole batches add a bias (n,) to (*batch, n).
+
+
+
+def _promoting(make):
+    """Optax itself promotes: Adam computes `decay**count`, a float and an int32."""
+
+    def make_promoting(*args, **kwargs):
+        tx = make(*args, **kwargs)
+
+        def update(*args, **kwargs):
+            with jax.numpy_dtype_promotion("standard"):
+                return tx.update(*args, **kwargs)
+
+        return optax.GradientTransformation(tx.init, update)
+
+    return make_promoting
+
+
+optax.adam = _promoting(optax.adam)
+
+
+@pytest.fixture(scope="session")
+def point_task():
+    """The toy task, registered: `preset_config(point_task.name, ...)` can be trained."""
+    import toy
+    from spaars.tasks import register
+
+    register(toy.POINT)
+    return toy.POINT

@@ -1,0 +1,132 @@
+from collections import deque
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spaars.data.replay import (
+    Batch,
+    Normaliser,
+    as_batch,
+    empty_ring,
+    insert,
+    sample_mixed,
+    sample_offline,
+    sample_online,
+)
+
+KEY = jax.random.key(0)
+OFFLINE, ONLINE = 1e6, 1.0
+
+
+def numbered(numbers, seeds=None):
+    """Transitions that carry their number in every field; seed s adds 1000 s."""
+    rewards = np.asarray(numbers, np.float32)
+    if seeds is not None:
+        rewards = rewards + 1_000.0 * np.arange(seeds, dtype=np.float32)[:, None]
+    wide = rewards[..., None]
+    return as_batch(np.concatenate([wide, wide], -1), wide, rewards, np.concatenate([wide, wide], -1), rewards)
+
+
+def rows_agree(batch: Batch):
+    """Every field of a row comes from the same transition."""
+    for field in (batch.actions, batch.observations, batch.next_observations):
+        np.testing.assert_array_equal(field, np.broadcast_to(batch.rewards[..., None], field.shape))
+    np.testing.assert_array_equal(batch.terminated, batch.rewards)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(3, 7), st.lists(st.integers(1, 3), min_size=1, max_size=8))
+def test_ring_is_a_fifo_per_seed(capacity, chunks):
+    seeds, ring = 2, empty_ring(2, capacity, 2, 1)
+    model = [deque(maxlen=capacity) for _ in range(seeds)]
+    count = 0
+    for chunk in chunks:
+        numbers = np.arange(count + 1, count + 1 + chunk)
+        ring = insert(ring, numbered(numbers, seeds))
+        for s in range(seeds):
+            model[s].extend(numbers + 1_000.0 * s)
+        count += chunk
+    assert int(ring.inserted) == count
+    assert int(ring.size) == len(model[0]) == min(count, capacity)
+    for s in range(seeds):
+        stored = jax.tree.map(lambda x, s=s: x[s, : int(ring.size)], ring.storage)
+        rows_agree(stored)
+        assert sorted(stored.rewards.tolist()) == sorted(model[s])
+        # In order of age: the oldest stands where the next one will be written.
+        oldest = count % capacity if count > capacity else 0
+        assert np.roll(stored.rewards, -oldest).tolist() == list(model[s])
+
+
+def test_chunk_as_long_as_the_ring_replaces_it():
+    ring = insert(empty_ring(1, 3, 2, 1), numbered([1, 2], 1))
+    ring = insert(ring, numbered([3, 4, 5], 1))
+    assert sorted(ring.storage.rewards[0].tolist()) == [3, 4, 5]
+
+
+def test_sampling_never_returns_unwritten_or_foreign_rows():
+    ring = insert(empty_ring(3, 50, 2, 1), numbered([1, 2, 3, 4], 3))
+    for s in range(3):
+        batch = sample_online(ring, jnp.int32(s), KEY, (200,))
+        rows_agree(batch)
+        # Each written row is drawn (200 draws of 4), no zeros, no other seed's.
+        assert set(batch.rewards.tolist()) == {1_000.0 * s + n for n in (1, 2, 3, 4)}
+
+
+def test_sampling_a_wrapped_ring_returns_the_newest():
+    ring = empty_ring(1, 4, 2, 1)
+    for n in range(1, 8):
+        ring = insert(ring, numbered([n], 1))
+    assert set(sample_online(ring, jnp.int32(0), KEY, (200,)).rewards.tolist()) == {4, 5, 6, 7}
+
+
+def test_offline_sampling_covers_the_dataset_with_its_shape():
+    batch = sample_offline(numbered(np.arange(5)), KEY, (7, 30))
+    assert batch.observations.shape == (7, 30, 2)
+    rows_agree(batch)
+    assert set(batch.rewards.ravel().tolist()) == {0, 1, 2, 3, 4}
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 16), st.floats(0, 1), st.integers(1, 3))
+def test_mixed_batches_have_the_exact_share_first(batch_size, fraction, updates):
+    ring = insert(empty_ring(2, 8, 2, 1), numbered([ONLINE] * 4, 2))
+    offline = numbered([OFFLINE] * 5)
+    batch = sample_mixed(offline, ring, jnp.int32(1), KEY, updates, batch_size, fraction)
+    assert batch.actions.shape == (updates, batch_size, 1)
+    n = round(batch_size * fraction)
+    np.testing.assert_array_equal(batch.rewards[:, :n], np.full((updates, n), OFFLINE))
+    np.testing.assert_array_equal(
+        batch.rewards[:, n:], np.full((updates, batch_size - n), 1_000.0 + ONLINE)
+    )
+
+
+def test_without_offline_data_all_rows_are_online():
+    ring = insert(empty_ring(1, 8, 2, 1), numbered([5, 6], 1))
+    batch = sample_mixed(None, ring, jnp.int32(0), KEY, 2, 30, 0.5)
+    assert batch.rewards.shape == (2, 30)
+    assert set(batch.rewards.ravel().tolist()) == {5, 6}
+
+
+def test_updates_see_different_batches_and_keys_decide():
+    ring = insert(empty_ring(1, 64, 2, 1), numbered(np.arange(64), 1))
+    offline = numbered(100 + np.arange(64))
+    first, again, other = (
+        sample_mixed(offline, ring, jnp.int32(0), jax.random.key(k), 2, 16, 0.5).rewards
+        for k in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first[0], first[1])
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_normaliser_standardises_both_observations(n):
+    normaliser = Normaliser(jnp.array([1.0, -2.0]), jnp.array([2.0, 0.5]))
+    batch = normaliser.batch(numbered(np.full(n, 3.0)))
+    # (3 - 1)/2, (3 + 2)/0.5
+    np.testing.assert_allclose(batch.observations, np.tile([1.0, 10.0], (n, 1)))
+    np.testing.assert_allclose(batch.next_observations, np.tile([1.0, 10.0], (n, 1)))
+    np.testing.assert_array_equal(batch.actions, np.full((n, 1), 3.0))

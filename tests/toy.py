@@ -1,0 +1,84 @@
+"""A point mass in a square arena: the smallest task with falls, time limits and a better policy.
+
+    v' = 0.8 v + 0.04 a,   x' = x + v',   reward 1 - |x' - goal|
+    terminated: x' leaves [-1, 1]^2;   truncated: after 40 steps
+"""
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from spaars.data import Dataset
+from spaars.data.sources import save_npz
+from spaars.tasks import Task
+
+STEPS = 40
+GOAL = np.array([0.5, 0.5], np.float32)
+
+
+class PointEnv(gymnasium.Env):
+    """Observation (position, velocity); a live buffer, as FrankaKitchen's is."""
+
+    def __init__(self):
+        self.observation_space = gymnasium.spaces.Box(-2.0, 2.0, (4,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.buffer = np.zeros(4, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.buffer[:2] = self.np_random.uniform(-0.5, 0.5, 2)
+        self.buffer[2:] = 0.0
+        return self.buffer, {}
+
+    def step(self, action):
+        position, velocity = self.buffer[:2], self.buffer[2:]
+        velocity *= np.float32(0.8)
+        velocity += np.float32(0.04) * np.clip(action, -1.0, 1.0).astype(np.float32)
+        position += velocity
+        reward = 1.0 - float(np.linalg.norm(position - GOAL))
+        return self.buffer, reward, bool(np.abs(position).max() > 1.0), False, {}
+
+
+gymnasium.register(
+    "SpaarsPoint-v0",
+    entry_point=PointEnv,
+    max_episode_steps=STEPS,
+    disable_env_checker=True,  # it warns of live buffers
+)
+
+POINT = Task(name="point", env_id="SpaarsPoint-v0", reference_min=5.5, reference_max=37.2)
+"""5.5: the mean return of uniformly random actions; 37.2: of `controller(GOAL)` without noise."""
+
+
+def controller(observation, goal):
+    """A damped pull towards `goal`."""
+    return np.clip(4.0 * (goal - observation[:2]) - 8.0 * observation[2:], -1.0, 1.0)
+
+
+def point_dataset(transitions=2_000, seed=0) -> Dataset:
+    """A mediocre, noisy controller: each episode it aims elsewhere, sometimes out of the arena."""
+    rng = np.random.default_rng(seed)
+    env = POINT.make_env()
+    rows, observation, aim = [], env.reset(seed=seed)[0].copy(), rng.normal(0.1, 0.5, 2)
+    for _ in range(transitions):
+        noise = rng.normal(0.0, 0.8, 2)
+        action = np.clip(controller(observation, aim) + noise, -1.0, 1.0).astype(np.float32)
+        following, reward, terminated, truncated, _ = env.step(action)
+        following = following.copy()
+        rows.append((observation, action, reward, following, terminated, truncated))
+        observation = following
+        if terminated or truncated:
+            observation, aim = env.reset()[0].copy(), rng.normal(0.1, 0.5, 2)
+    env.close()
+    names = ("observations", "actions", "rewards", "next_observations", "terminated", "truncated")
+    columns = zip(*rows, strict=True)
+    return Dataset.build(
+        label="point, mediocre",
+        **{name: np.array(column) for name, column in zip(names, columns, strict=True)},
+    )
+
+
+def point_file(path: Path, transitions=2_000, seed=0) -> Path:
+    """The same data as an npz file, as `--dataset` takes it."""
+    save_npz(point_dataset(transitions, seed), path)
+    return path

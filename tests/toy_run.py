@@ -1,0 +1,49 @@
+"""Trains or resumes the toy task in a process of its own, for the tests that kill it.
+
+    python toy_run.py RUN DATASET [--resume] [--interrupt-at STAGE DONE]
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import toy
+from spaars.cli.main import exit_code_of
+from spaars.tasks import register
+from spaars.training.config import TrainConfig, preset_config
+from spaars.training.trainer import Progress, resume, train
+
+
+def config(dataset: Path, **changes: object) -> TrainConfig:
+    return preset_config(
+        "point",
+        preset="smoke",
+        **{
+            "dataset": dataset,
+            "prior": {"updates": 500},
+            "offline": {"updates": 500},
+            "online": {"steps": 1_000, "learning_starts": 100},
+            "checkpoint_every": 250,
+            **changes,
+        },
+    )
+
+
+def main() -> None:
+    run, dataset = Path(sys.argv[1]), Path(sys.argv[2])
+    register(toy.POINT)
+    at = sys.argv[sys.argv.index("--interrupt-at") + 1 :][:2] if "--interrupt-at" in sys.argv else None
+
+    def interrupt(progress: Progress) -> None:
+        if at and progress.stage == at[0] and progress.done == int(at[1]):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    if "--resume" in sys.argv:
+        resume(run, on_progress=interrupt)
+    else:
+        train(config(dataset), run, on_progress=interrupt)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(main))

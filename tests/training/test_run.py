@@ -1,0 +1,198 @@
+"""Whole runs on the toy task: it learns, repeats bit for bit, and survives being killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+import toy_run
+from safetensors.numpy import load_file
+
+from spaars import load_policy
+from spaars.errors import DataError, RunError
+from spaars.training.trainer import Run, resume, train
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy.point_file(tmp_path_factory.mktemp("data") / "point.npz")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def reference(
+    dataset: Path, tmp_path_factory: pytest.TempPathFactory, point_task: object
+) -> Run:
+    """The run that is never interrupted."""
+    return train(toy_run.config(dataset), tmp_path_factory.mktemp("reference") / "run")
+
+
+def start(home: Path, *args: str | Path) -> subprocess.Popen[str]:
+    env = os.environ | {
+        "PYTHONPATH": str(TESTS),
+        "JAX_COMPILATION_CACHE_DIR": str(home / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    command = [sys.executable, str(TESTS / "toy_run.py"), *map(str, args)]
+    return subprocess.Popen(
+        command, env=env, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+
+
+def metrics(run: Path) -> bytes:
+    path = run / "metrics.jsonl"
+    return path.read_bytes() if path.exists() else b""
+
+
+def assert_same_run(run: Path, reference: Run) -> None:
+    assert metrics(run) == metrics(reference.path)
+    ours, theirs = (
+        load_file(p / "checkpoints" / "latest.safetensors") for p in (run, reference.path)
+    )
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def test_learns_the_task(reference: Run) -> None:
+    (seed,) = reference.summary["seeds"]
+    # A noiseless pull to the goal scores 100; the data's controller about 66.
+    assert seed["final_score"] > seed["offline_score"] + 5
+    assert seed["final_score"] > 88
+    assert seed["handover_step"] is not None
+    assert seed["env_steps"] == 1_000
+
+
+def test_run_directory_is_complete(reference: Run) -> None:
+    names = {path.name for path in reference.path.iterdir()}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "report.html",
+        "figures",
+        "tensorboard",
+        "checkpoints",
+    }
+    summary = json.loads((reference.path / "summary.json").read_text())
+    assert summary == reference.summary
+    assert summary["dataset"].keys() == {"label", "sha256", "transitions"}
+    kinds = {json.loads(line)["kind"] for line in metrics(reference.path).splitlines()}
+    assert kinds == {"train", "evaluation", "episode", "event"}
+
+
+def test_trained_twice_is_the_same_bits(reference: Run, dataset: Path, tmp_path: Path) -> None:
+    again = train(toy_run.config(dataset), tmp_path / "run")
+    assert_same_run(again.path, reference)
+
+
+def test_a_seed_does_not_depend_on_its_companions(
+    reference: Run, dataset: Path, tmp_path: Path
+) -> None:
+    both = train(toy_run.config(dataset, seeds=(3, 0)), tmp_path / "run")
+    records = [json.loads(line) for line in metrics(both.path).splitlines()]
+    alone = [json.loads(line) for line in metrics(reference.path).splitlines()]
+    assert [r for r in records if r["seed"] == 0] == alone
+    assert {r["seed"] for r in records} == {0, 3}
+
+
+# Lines of metrics.jsonl after which the run is killed: in the prior, the offline start, the
+# latent phase (mid-episode), and after the hand-over.
+@pytest.mark.parametrize("lines", [1, 3, 12, 30])
+def test_killed_and_resumed_is_the_same_bits(
+    lines: int, reference: Run, dataset: Path, home: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start(home, run, dataset)
+    deadline = time.monotonic() + 120
+    while metrics(run).count(b"\n") < lines and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert process.stderr is not None
+    assert process.returncode == -signal.SIGKILL, process.stderr.read()
+    assert not (run / "summary.json").exists()
+    again = start(home, run, dataset, "--resume")
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert_same_run(run, reference)
+
+
+@pytest.mark.parametrize(("stage", "done"), [("offline", 250), ("online", 500)])
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    stage: str, done: int, reference: Run, dataset: Path, home: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start(home, run, dataset, "--interrupt-at", stage, str(done))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert f"spaars resume {run}" in errors
+    assert "Traceback" not in errors
+    resume(run)
+    assert_same_run(run, reference)
+
+
+def test_a_broken_checkpoint_falls_back_to_the_previous(
+    reference: Run, dataset: Path, home: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    start(home, run, dataset, "--interrupt-at", "online", "750").wait(timeout=120)
+    latest = run / "checkpoints" / "latest.safetensors"
+    latest.write_bytes(latest.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="going back to previous"):
+        resume(run)
+    assert_same_run(run, reference)
+    for name in ("latest", "previous"):
+        (run / "checkpoints" / f"{name}.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(RunError, match="no readable checkpoint"):
+        load_policy(run)
+
+
+def test_resume_refuses_another_dataset(dataset: Path, home: Path, tmp_path: Path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved.npz"
+    moved.write_bytes(dataset.read_bytes())
+    start(home, run, moved, "--interrupt-at", "prior", "250").wait(timeout=120)
+    toy.point_file(moved, seed=1)
+    with pytest.raises(RunError, match="dataset has changed"):
+        resume(run)
+
+
+def test_policy_of_a_run(reference: Run) -> None:
+    policy = load_policy(reference.path)
+    one = policy(np.zeros(4))
+    assert one.shape == (2,)
+    assert np.abs(one).max() <= 1.0
+    many = policy(np.zeros((5, 4)))
+    np.testing.assert_allclose(many, np.tile(one, (5, 1)), rtol=1e-6)
+    with pytest.raises(DataError, match="4 numbers"):
+        policy(np.zeros(3))
+    with pytest.raises(RunError, match="seeds"):
+        load_policy(reference.path, seed=7)
+
+
+@pytest.mark.parametrize("rule", ["never", "always"])
+def test_gate_rules_run_through(rule: str, dataset: Path, tmp_path: Path) -> None:
+    config = toy_run.config(
+        dataset, gate={"rule": rule}, online={"steps": 500}, offline={"updates": 250}
+    )
+    run = train(config, tmp_path / "run")
+    shares = [
+        json.loads(line).get("raw_share")
+        for line in metrics(run.path).splitlines()
+        if b'"evaluation"' in line
+    ]
+    assert set(shares) == {0.0 if rule == "never" else 1.0}
+    assert run.summary["seeds"][0]["handover_step"] == (None if rule == "never" else 0)
