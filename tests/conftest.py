@@ -31,7 +31,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Rank promotion stays allowed: layers that act on whole batches add a bias (n,) to (*batch, n).
 
 
-
 def _promoting(make):
     """Optax itself promotes: Adam computes `decay**count`, a float and an int32."""
 

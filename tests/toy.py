@@ -1,13 +1,14 @@
 """A point mass in a square arena: the smallest task with falls, time limits and a better policy.
 
-    v' = 0.8 v + 0.04 a,   x' = x + v',   reward 1 - |x' - goal|
-    terminated: x' leaves [-1, 1]^2;   truncated: after 40 steps
+v' = 0.8 v + 0.04 a,   x' = x + v',   reward 1 - |x' - goal|
+terminated: x' leaves [-1, 1]^2;   truncated: after 40 steps
 """
 
 from pathlib import Path
 
 import gymnasium
 import numpy as np
+
 from spaars.data import Dataset
 from spaars.data.sources import save_npz
 from spaars.tasks import Task

@@ -1,6 +1,6 @@
 """Trains or resumes the toy task in a process of its own, for the tests that kill it.
 
-    python toy_run.py RUN DATASET [--resume] [--interrupt-at STAGE DONE]
+python toy_run.py RUN DATASET [--resume] [--interrupt-at STAGE DONE]
 """
 
 import os
@@ -33,7 +33,11 @@ def config(dataset: Path, **changes: object) -> TrainConfig:
 def main() -> None:
     run, dataset = Path(sys.argv[1]), Path(sys.argv[2])
     register(toy.POINT)
-    at = sys.argv[sys.argv.index("--interrupt-at") + 1 :][:2] if "--interrupt-at" in sys.argv else None
+    at = (
+        sys.argv[sys.argv.index("--interrupt-at") + 1 :][:2]
+        if "--interrupt-at" in sys.argv
+        else None
+    )
 
     def interrupt(progress: Progress) -> None:
         if at and progress.stage == at[0] and progress.done == int(at[1]):

@@ -1,7 +1,7 @@
 """Where every random number comes from.
 
 One integer seed names everything a run draws. Streams are kept apart by purpose, so that
-evaluation episodes never coincide with training episodes, whatever the seed.
+evaluation episodes are other episodes than training's, whatever the seed.
 """
 
 import jax
@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 # Never renumber: the numbers are part of every published result.
 TRAIN_EPISODE, EVAL_EPISODE, BEHAVIOUR_EPISODE = 1, 2, 3
-INIT, OFFLINE, ACT, UPDATE, EVIDENCE = 11, 12, 13, 14, 15
+INIT, OFFLINE, ACT, UPDATE, EVIDENCE, EVALUATION = 11, 12, 13, 14, 15, 16
 
 
 def episode_seed(purpose: int, seed: int, index: int) -> int:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from spaars.algos.gate import gate_open, paired_advantage, raw_share_limit
 
 values = arrays(np.float32, (3, 4), elements=st.floats(-100, 100, width=32))

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from spaars.algos.iql import (
     expectile_loss,
     regression_weights,

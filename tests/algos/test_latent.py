@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from spaars.algos.latent import cloning_loss, linear_anneal, scaled_policy_loss
 from spaars.nn import TanhNormal
 

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from spaars.algos.sac import (
     SAC,
     SACConfig,
@@ -52,9 +53,8 @@ def test_critic_loss_golden():
 
 def test_critic_gradient_is_each_members_own():
     critics = linear_critics((0.0, 0.0, 0.0), (0.0, 0.0, 5.0))
-    gradient = jax.grad(lambda c: critic_loss(c, jnp.zeros((3, 1)), jnp.zeros((3, 1)), jnp.ones(3))[0])(
-        critics
-    )
+    zeros = jnp.zeros((3, 1))
+    gradient = jax.grad(lambda c: critic_loss(c, zeros, zeros, jnp.ones(3))[0])(critics)
     # d/dbias mean (bias - 1)^2 = 2 (bias - 1)
     biases = [float(member.layers[0].bias[0]) for member in gradient.members]
     np.testing.assert_allclose(biases, [-2.0, 8.0], rtol=1e-6)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from spaars.algos.gate import GateConfig
 from spaars.algos.spaars import NOT_ARMED, LearnerConfig, OfflineConfig, Spaars
 from spaars.data.replay import Batch
@@ -108,7 +109,8 @@ def test_each_phase_trains_its_parts_only(agent, state):
     }  # fmt: skip
     assert all(np.isfinite(value) for value in metrics.values())
     assert (int(after_offline.updates), int(after_offline.armed_at)) == (0, NOT_ARMED)
-    expected = polyak(after_offline.critics.params, after_prior.target_critics, 0.005)
+    tau = agent.offline.tau
+    expected = polyak(after_offline.critics.params, after_prior.target_critics, tau)
     for a, b in zip(
         jax.tree.leaves(expected), jax.tree.leaves(after_offline.target_critics), strict=True
     ):
@@ -215,7 +217,7 @@ def test_weights_are_annealed(update, state):
     assert weights(90, 15) == pytest.approx((0.0, 0.1))
 
 
-def test_temperature_follows_the_entropy(agent, state):
+def test_temperature_follows_the_entropy(state, update):
     """Target entropy -0.5 k = -1: a broad policy cools, a narrow one heats."""
 
     def step(log_std):
@@ -225,7 +227,7 @@ def test_temperature_follows_the_entropy(agent, state):
             jnp.array([0.0, 0.0, log_std, log_std]),
         )
         before = at(state._replace(latent=state.latent._replace(params=policy)), 5)
-        after, metrics = agent.update_policies(before, random_batch(), KEY)
+        after, metrics = update(before, random_batch(), KEY)
         rise = after.log_temperature.params - before.log_temperature.params
         return float(metrics["entropy"]), float(rise)
 
@@ -289,7 +291,7 @@ def sees_first_action(state):
     raw = eqx.tree_at(
         lambda p: (p.net.layers[0].weight, p.net.layers[0].bias),
         state.raw.params,
-        # mean a_1 = atanh of nothing: it is the first observation; std at its least, e^-5
+        # mean of a_1 before tanh: the first observation; std at its least, e^-5
         (jnp.zeros((OBS, 2 * ACT)).at[0, 0].set(1.0), jnp.array([0.0, 0.3, -5.0, -5.0])),
     )
     latent = eqx.tree_at(
@@ -404,9 +406,7 @@ def test_evidence_golden():
     assert float(evidence["gate_advantage"]) == pytest.approx(
         (raw - decoded)[:, 0].mean(), rel=1e-4
     )
-    assert float(evidence["gate_would_open"]) == pytest.approx(
-        (raw[:, 0] > decoded[:, 0]).mean()
-    )
+    assert float(evidence["gate_would_open"]) == pytest.approx((raw[:, 0] > decoded[:, 0]).mean())
 
 
 def test_actions_are_bounded(agent, state):

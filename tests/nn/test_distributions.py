@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from spaars.nn import TanhNormal
 from spaars.nn.distributions import MAX_SQUASHED, log_tanh_slope
 

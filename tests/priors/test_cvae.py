@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from spaars.nn import Learner, descend
 from spaars.priors.cvae import CVAE, cvae_loss, kl_to_standard_normal
 
@@ -66,9 +67,7 @@ def test_loss_sums_over_dimensions_and_averages_over_rows():
     error = (a - np.tanh(mlp(cvae.decoder, np.concatenate([o, z], -1)))) ** 2
     kl = 0.5 * (mean**2 + np.exp(2 * log_std) - 2 * log_std - 1)
     loss, _ = cvae_loss(cvae, *(jnp.asarray(x) for x in (o, a, noise)), 0.3)
-    assert float(loss) == pytest.approx(
-        error.sum(-1).mean() + 0.3 * kl.sum(-1).mean(), rel=1e-5
-    )
+    assert float(loss) == pytest.approx(error.sum(-1).mean() + 0.3 * kl.sum(-1).mean(), rel=1e-5)
 
 
 def test_kl_golden():
@@ -96,9 +95,7 @@ def test_posterior_std_is_clipped():
         wild = eqx.tree_at(lambda m: m.encoder.layers[0].bias, cvae, jnp.array([0.0, bias]))
         mean, log_std = wild.posterior(jnp.zeros((3, 2)), jnp.zeros((3, 1)))
         np.testing.assert_array_equal(log_std, np.full((3, 1), clipped))
-        np.testing.assert_array_equal(
-            wild.encode_mean(jnp.zeros((3, 2)), jnp.zeros((3, 1))), mean
-        )
+        np.testing.assert_array_equal(wild.encode_mean(jnp.zeros((3, 2)), jnp.zeros((3, 1))), mean)
 
 
 def test_training_reduces_the_reconstruction_error():

@@ -8,6 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from spaars.data.replay import Batch
 from spaars.nn import Metrics
 
+# What an action came with, per observation: leaves (n,).
+Facts = dict[str, Float[Array, " n"]]
+
 
 class Phase(NamedTuple):
     """A stretch of offline training: `updates` times `update(state, batch, key)`."""
@@ -45,12 +48,12 @@ class Agent(Protocol):
 
     def act(
         self, acting: Any, observations: Float[Array, "n obs"], key: PRNGKeyArray
-    ) -> tuple[Float[Array, "n act"], Metrics]:
+    ) -> tuple[Float[Array, "n act"], Facts]:
         """Exploring actions in [-1, 1] and per-observation facts to log (leaves (n,))."""
 
     def act_deterministic(
         self, acting: Any, observations: Float[Array, "n obs"]
-    ) -> tuple[Float[Array, "n act"], Metrics]:
+    ) -> tuple[Float[Array, "n act"], Facts]:
         """Evaluation actions in [-1, 1], and the same facts."""
 
     def update(self, state: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Any, Metrics]:

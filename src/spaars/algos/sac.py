@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from spaars.algos.agent import Phase
+from spaars.algos.agent import Facts, Phase
 from spaars.data.replay import Batch, Normaliser
 from spaars.nn import Critics, Learner, Metrics, TanhGaussianPolicy, descend, polyak
 
@@ -123,11 +123,11 @@ class SAC:
     def acting(self, state: SACState) -> Any:
         return state.normaliser, state.actor.params
 
-    def act(self, acting: Any, observations: Array, key: PRNGKeyArray) -> tuple[Array, Metrics]:
+    def act(self, acting: Any, observations: Array, key: PRNGKeyArray) -> tuple[Array, Facts]:
         normaliser, actor = acting
         return actor(normaliser(observations)).sample(key), {}
 
-    def act_deterministic(self, acting: Any, observations: Array) -> tuple[Array, Metrics]:
+    def act_deterministic(self, acting: Any, observations: Array) -> tuple[Array, Facts]:
         normaliser, actor = acting
         return actor(normaliser(observations)).mode(), {}
 

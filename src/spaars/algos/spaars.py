@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from spaars.algos import iql, latent
-from spaars.algos.agent import Phase
+from spaars.algos.agent import Facts, Phase
 from spaars.algos.gate import GateConfig, paired_advantage, raw_share_limit
 from spaars.algos.sac import critic_loss, td_targets, temperature_loss
 from spaars.data.replay import Batch, Normaliser
@@ -32,8 +32,11 @@ class OfflineConfig:
     """IQL updates before the first online step."""
     expectile: float = 0.7
     """Expectile of Q that V regresses to."""
-    temperature: float = 3.0
+    temperature: float = 0.3
     """Sharpness of the regression weights exp(temperature * A / mean|A|)."""
+    tau: float = 0.02
+    """Target critics move by this fraction per offline update. IQL's 0.005 leaves the values far
+    too low after tens of thousands of updates, and the weights all noise (docs/lab-notebook.md)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,13 +46,13 @@ class LearnerConfig:
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of policies, value and critics."""
     critics: int = 5
-    """Ensemble size E; the minimum over all of them is every target and every policy's aim."""
+    """Ensemble size E; online, the minimum over all is every target and every policy's aim."""
     learning_rate: float = 3e-4
     """Adam's step size, all networks."""
     discount: float = 0.99
     """Discount per environment step."""
     tau: float = 0.005
-    """Target critics move by this fraction per update."""
+    """Target critics move by this fraction per online update."""
     batch_size: int = 256
     """Transitions per update."""
     latent_entropy_scale: float = 0.5
@@ -169,8 +172,10 @@ class Spaars:
         c, tx = self.learner, self.optimizer
         batch = state.normaliser.batch(batch)
 
-        # 1. V towards the expectile of the pessimistic target Q of the data's actions.
-        q = state.target_critics(batch.observations, batch.actions).min(0)
+        # 1. V towards the expectile of the target Q of the data's actions. The ensemble's mean:
+        #    in-sample targets need no pessimism, and a minimum's bias would add up over the
+        #    horizon, backup by backup (docs/lab-notebook.md).
+        q = state.target_critics(batch.observations, batch.actions).mean(0)
         value, value_metrics = descend(
             iql.value_loss, state.value, tx, batch.observations, q, self.offline.expectile
         )
@@ -196,7 +201,7 @@ class Spaars:
             raw=raw,
             latent=latent_policy,
             critics=critics,
-            target_critics=polyak(critics.params, state.target_critics, c.tau),
+            target_critics=polyak(critics.params, state.target_critics, self.offline.tau),
         )
         metrics = (
             value_metrics
@@ -267,7 +272,7 @@ class Spaars:
 
     def act(
         self, acting: Acting, observations: Float[Array, "n obs"], key: PRNGKeyArray
-    ) -> tuple[Float[Array, "n act"], Metrics]:
+    ) -> tuple[Float[Array, "n act"], Facts]:
         latent_key, raw_key, share_key = jax.random.split(key, 3)
         obs = acting.normaliser(observations)
         pi_z, pi_a = acting.latent(obs), acting.raw(obs)
@@ -281,7 +286,7 @@ class Spaars:
 
     def act_deterministic(
         self, acting: Acting, observations: Float[Array, "n obs"]
-    ) -> tuple[Float[Array, "n act"], Metrics]:
+    ) -> tuple[Float[Array, "n act"], Facts]:
         """Modes of both policies; an open gate is always obeyed, whatever the share limit."""
         obs = acting.normaliser(observations)
         raw, u = acting.raw(obs).mode(), acting.latent(obs).mode()
@@ -426,7 +431,7 @@ class Spaars:
         self, state: SpaarsState, policy: TanhGaussianPolicy, batch: Batch
     ) -> Float[Array, ""]:
         """The offline phase's regression of the latent policy, on the same batch."""
-        q = state.target_critics(batch.observations, batch.actions).min(0)
+        q = state.target_critics(batch.observations, batch.actions).mean(0)
         advantages = q - state.value.params(batch.observations)[..., 0]
         weights = iql.regression_weights(advantages, self.offline.temperature)
         u = self.latent_labels(state.prior.params, batch)

@@ -48,7 +48,7 @@ class Task:
     def score(self, returns: np.ndarray) -> np.ndarray:
         """Normalised score(s): 0 is random, 100 is D4RL's expert."""
         span = self.reference_max - self.reference_min
-        return 100.0 * (np.asarray(returns, np.float64) - self.reference_min) / span
+        return np.asarray(100.0 * (np.asarray(returns, np.float64) - self.reference_min) / span)
 
     @property
     def behaviour_file(self) -> Path:

@@ -178,10 +178,37 @@ def check(config: TrainConfig) -> None:
     for flag, share in {
         "--learner.discount": c.learner.discount,
         "--offline.expectile": c.offline.expectile,
+        "--offline.tau": c.offline.tau,
         "--learner.tau": c.learner.tau,
     }.items():
         if not 0.0 < share < 1.0:
             raise ConfigError(f"{flag} must lie in (0, 1), got {share}.")
+    for flag, steps in {
+        "--gate.plateau-window": c.gate.plateau_window,
+        "--gate.step": c.gate.step if c.gate.step is not None else c.log_every,
+    }.items():
+        if steps < 1 or steps % c.log_every:
+            raise ConfigError(
+                f"{flag} must be a positive multiple of --log-every ({c.log_every}), got {steps}: "
+                "the hand-over is decided when metrics are logged."
+            )
+    for flag, number in {
+        "--prior.updates": c.prior.updates,
+        "--offline.updates": c.offline.updates,
+        "--online.random-steps": c.online.random_steps,
+        "--online.learning-starts": c.online.learning_starts,
+        "--learner.warmup-updates": c.learner.warmup_updates,
+        "--gate.ramp-steps": c.gate.ramp_steps,
+    }.items():
+        if number < 0:
+            raise ConfigError(f"{flag} must not be negative, got {number}.")
+    for flag, size in {
+        "--learner.learning-rate": c.learner.learning_rate,
+        "--learner.initial-temperature": c.learner.initial_temperature,
+        "--prior.latent-bound": c.prior.latent_bound,
+    }.items():
+        if not size > 0.0:
+            raise ConfigError(f"{flag} must be positive, got {size}.")
     if c.gate.earliest_step > c.gate.latest_step:
         raise ConfigError(
             f"--gate.earliest-step ({c.gate.earliest_step}) is after --gate.latest-step "

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from spaars import seeding
@@ -45,7 +46,7 @@ class Evaluator:
         self._act = jax.jit(partial(_act, agent, stochastic, mapping))
 
     def __call__(self, state: Any) -> EvalResult:
-        acting = self.agent.acting(state)
+        acting = jax.vmap(self.agent.acting)(state)
         shape = (len(self.seeds), self.episodes)
         observations = np.stack(
             [
@@ -56,7 +57,7 @@ class Evaluator:
                 for seed, envs in zip(self.seeds, self.envs, strict=True)
             ]
         )
-        keys = jax.vmap(jax.random.key)(np.array(self.seeds, np.uint32))
+        keys = jnp.stack([seeding.stream(seed, seeding.EVALUATION) for seed in self.seeds])
         returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
         running, terminated = np.ones(shape, bool), np.zeros(shape, bool)
         totals: dict[str, np.ndarray] = {}

@@ -6,6 +6,7 @@ interrupted. Kinds of record: train, evaluation, episode, event (docs/run-direct
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from spaars.errors import RunError
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, (np.floating, float)):
-        # JSON has no NaN; a metric that does not apply is left out by `write`.
         return float(value)
     if isinstance(value, np.ndarray):
         return _plain(value.item())
@@ -31,6 +33,11 @@ class MetricsLog:
     def __init__(self, run_dir: Path, offset: int = 0):
         self.path = run_dir / "metrics.jsonl"
         self.path.touch()
+        if self.path.stat().st_size < offset:
+            raise RunError(
+                f"{self.path} has {self.path.stat().st_size} bytes, the checkpoint was taken at "
+                f"{offset}: lines are missing. Bring the file back, or train anew."
+            )
         with self.path.open("r+b") as file:
             file.truncate(offset)
         events = run_dir / "tensorboard"
@@ -43,16 +50,17 @@ class MetricsLog:
 
     @property
     def offset(self) -> int:
-        """Bytes written so far, on disk."""
+        """Bytes written so far, safely on disk."""
+        os.fsync(self.file.fileno())
         return self.file.tell()
 
     def write(self, kind: str, *, seed: int, step: int, **values: Any) -> None:
-        """One record. NaN values (not applicable) are left out."""
+        """One record. NaN (not applicable) and infinities are left out: JSON has neither."""
         plain = {name: _plain(value) for name, value in values.items()}
         record = {"kind": kind, "seed": seed, "step": step} | {
             name: value
             for name, value in plain.items()
-            if not (isinstance(value, float) and math.isnan(value))
+            if not (isinstance(value, float) and not math.isfinite(value))
         }
         self.file.write((json.dumps(record) + "\n").encode())
         self._mirror(record)

@@ -83,7 +83,7 @@ class OnlineLoop:
         return self._evidence(self.state, self.ring, self.offline, self.evidence_keys, step)
 
     def _collect(self) -> tuple[Batch, dict[str, np.ndarray], list[Episode]]:
-        acting = self.agent.acting(self.state)
+        acting = jax.vmap(self.agent.acting)(self.state)
         rows: list[tuple[np.ndarray, ...]] = []
         facts: list[dict[str, Any]] = []
         episodes: list[Episode] = []

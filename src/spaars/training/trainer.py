@@ -248,7 +248,8 @@ class Trainer:
         while self.progress["phase"] < len(self.phases):
             phase = self.phases[self.progress["phase"]]
             done = self.progress["phase_updates"]
-            block = min(OFFLINE_BLOCK, phase.updates - done)
+            stops = (self.config.log_every, self.config.checkpoint_every, OFFLINE_BLOCK)
+            block = min(phase.updates - done, *(n - done % n for n in stops))
             if block:
                 self.state, metrics = loop.run(phase, self.state, done, block)
                 done += block

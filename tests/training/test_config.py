@@ -1,0 +1,144 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from spaars.errors import ConfigError
+from spaars.training.config import (
+    METHODS,
+    PRESETS,
+    TrainConfig,
+    check,
+    from_json,
+    override,
+    preset_config,
+    to_json,
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_of_every_method_is_consistent(method, preset):
+    config = preset_config("hopper-medium", method, preset)
+    check(config)
+    assert (config.method, config.preset) == (method, preset)
+    assert config.agent().gate == config.gate
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_json_round_trip_of_everything_that_is_not_plain():
+    config = preset_config(
+        "hopper-medium",
+        seeds=(3, 1),
+        dataset=Path("some/where.npz"),
+        prior={"hidden": (7, 8, 9), "latent_dim": 2},
+        gate={"rule": "step", "step": 50},
+        online={"replay_capacity": 1_000},
+    )
+    again = from_json(json.loads(json.dumps(to_json(config))))
+    assert again == config
+    assert isinstance(again.dataset, Path)
+    assert hash(again.agent()) == hash(config.agent())  # lists would not hash
+
+
+def test_layers_override_each_other():
+    config = preset_config("hopper-medium", "latent-only", "smoke", online={"utd": 3}, seeds=(1, 2))
+    assert config.online.utd == 3  # the caller's
+    assert config.online.steps == PRESETS["smoke"]["online"]["steps"]  # beside it
+    assert config.gate.rule == "never"  # the method's
+    assert config.learner.discount == TrainConfig(task="").learner.discount  # nobody's
+
+
+def test_override_replaces_a_section_given_whole():
+    config = TrainConfig(task="hopper-medium")
+    gate = dataclasses.replace(config.gate, margin=2.0)
+    assert override(config, {"gate": gate}).gate is gate
+    assert config.gate.margin == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"seed": (1,)}, "unknown config field 'seed'. Did you mean 'seeds'?"),
+        ({"gate": {"pesimism": 1.0}}, "'gate.pesimism'. Did you mean 'gate.pessimism'?"),
+        ({"online": {"step": 5}}, "'online.step'. Did you mean 'online.steps'?"),
+    ],
+)
+def test_unknown_fields_suggest_the_nearest(changes, hint):
+    with pytest.raises(ConfigError) as error:
+        override(TrainConfig(task="hopper-medium"), changes)
+    assert hint in str(error.value)
+    with pytest.raises(ConfigError):
+        from_json(to_json(TrainConfig(task="hopper-medium")) | changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [({"method": "spars"}, "Did you mean 'spaars'?"), ({"preset": "qick"}, "'quick'?")],
+)
+def test_unknown_methods_and_presets_suggest_the_nearest(name, hint):
+    with pytest.raises(ConfigError, match="unknown") as error:
+        preset_config("hopper-medium", **name)
+    assert hint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"method": "sparrs"}, "unknown method"),
+        ({"seeds": ()}, "--seeds"),
+        ({"seeds": (1, 1)}, "--seeds"),
+        ({"seeds": (-1, 2)}, "--seeds"),
+        ({"method": "latent-only"}, "--gate.rule never"),
+        ({"gate": {"rule": "step"}}, "--gate.step"),
+        ({"gate": {"step": 50}}, "--gate.step"),
+        ({"gate": {"earliest_step": 200, "latest_step": 100}}, "--gate.earliest-step"),
+        ({"gate": {"raw_share_cap": 1.5}}, "--gate.raw-share-cap"),
+        ({"transitions": 0}, "--transitions"),
+        ({"checkpoint_every": 0}, "--checkpoint-every"),
+        ({"checkpoint_every": 75}, "--checkpoint-every"),
+        ({"log_every": 0}, "--log-every"),
+        ({"log_every": 75}, "--log-every"),
+        ({"learner": {"critics": 0}}, "--learner.critics"),
+        ({"learner": {"batch_size": 0}}, "--learner.batch-size"),
+        ({"learner": {"discount": 1.0}}, "--learner.discount"),
+        ({"learner": {"discount": 0.0}}, "--learner.discount"),
+        ({"learner": {"tau": 0.0}}, "--learner.tau"),
+        ({"learner": {"tau": 1.0}}, "--learner.tau"),
+        ({"offline": {"expectile": 1.0}}, "--offline.expectile"),
+        ({"offline": {"expectile": 0.0}}, "--offline.expectile"),
+        ({"prior": {"latent_dim": 0}}, "--prior.latent-dim"),
+        ({"online": {"steps": 0}}, "--online.steps"),
+        ({"online": {"steps": 75}}, "--online.steps"),
+        ({"online": {"chunk": 0}}, "--online.chunk"),
+        ({"online": {"utd": 0}}, "--online.utd"),
+        ({"online": {"offline_fraction": -0.1}}, "--online.offline-fraction"),
+        ({"online": {"offline_fraction": 1.1}}, "--online.offline-fraction"),
+        ({"online": {"replay_capacity": 49}}, "--online.replay-capacity"),
+        ({"evaluation": {"every": 0}}, "--evaluation.every"),
+        ({"evaluation": {"every": 75}}, "--evaluation.every"),
+        ({"evaluation": {"episodes": 0}}, "--evaluation.episodes"),
+    ],
+)
+def test_contradictions_are_refused_by_the_name_of_the_flag(changes, flag):
+    config = override(TrainConfig(task="hopper-medium"), changes)
+    with pytest.raises(ConfigError) as error:
+        check(config)
+    assert flag in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gate": {"earliest_step": 100, "latest_step": 100}},
+        {"gate": {"rule": "step", "step": 50}},
+        {"gate": {"raw_share_cap": 0.0}},
+        {"online": {"offline_fraction": 0.0}},
+        {"online": {"offline_fraction": 1.0}},
+        {"online": {"replay_capacity": 50}},
+        {"method": "latent-only", "gate": {"rule": "never"}},
+    ],
+)
+def test_what_is_just_allowed_is_not_refused(changes):
+    check(override(TrainConfig(task="hopper-medium"), changes))

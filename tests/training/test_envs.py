@@ -1,0 +1,164 @@
+import gymnasium
+import numpy as np
+import pytest
+
+from spaars import seeding
+from spaars.tasks import get_task
+from spaars.training.envs import EnvPopulation
+from toy import POINT, STEPS
+
+TASKS = {"hopper": get_task("hopper-medium"), "point": POINT}
+
+
+def make(task, seeds=(0, 5)):
+    return EnvPopulation(TASKS[task].make_env, seeds)
+
+
+def random_actions(steps, envs, seed=0):
+    shape = (steps, len(envs.seeds), envs.envs[0].action_space.shape[0])
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_restored_envs_go_on_bit_for_bit(task):
+    envs = make(task)
+    actions = random_actions(220, envs)
+    for step in range(97):
+        envs.step(actions[step])
+    saved = envs.state()
+    assert all(len(a) > 0 for a in saved["actions"])  # mid-episode
+    assert sum(saved["episode_index"]) > 0  # and not all in their first
+    restored = make(task)
+    restored.restore(saved)
+    np.testing.assert_array_equal(restored.observations, envs.observations)
+    assert restored.returns == envs.returns
+    assert restored.env_steps == envs.env_steps == 97
+    episodes = 0
+    for step in range(97, 220):
+        expected, found = envs.step(actions[step]), restored.step(actions[step])
+        for a, b in zip(expected[:4], found[:4], strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert expected[4] == found[4]
+        episodes += len(found[4])
+        np.testing.assert_array_equal(envs.observations, restored.observations)
+    assert episodes >= 2
+    envs.close()
+    restored.close()
+
+
+def test_state_is_a_snapshot():
+    envs = make("point")
+    actions = random_actions(5, envs)
+    envs.step(actions[0])
+    saved = envs.state()
+    envs.step(actions[1])
+    actions[:] = 0.0  # nor may it share memory with what was executed
+    assert [a.shape for a in saved["actions"]] == [(1, 2), (1, 2)]
+    np.testing.assert_array_equal(saved["actions"][0][0], random_actions(5, envs)[0, 0])
+    assert saved["env_steps"] == 1
+
+
+def test_an_env_just_reset_is_restored():
+    envs = make("point")
+    saved = envs.state()
+    assert [a.shape for a in saved["actions"]] == [(0, 2), (0, 2)]
+    envs.step(random_actions(1, envs)[0])
+    envs.restore(saved)
+    np.testing.assert_array_equal(envs.observations, make("point").observations)
+    assert envs.env_steps == 0
+
+
+def test_a_fall_is_terminated_and_its_next_observation_is_true():
+    envs = make("point", (0, 5, 7))
+    before = envs.observations.copy()
+    actions = np.zeros((3, 2), np.float32)
+    actions[0, 0] = 1.0  # env 0 runs into the wall, the others rest
+    for _ in range(STEPS - 1):
+        following, rewards, terminated, truncated, finished = envs.step(actions)
+        # The toy's own law: the position moves by the new velocity.
+        np.testing.assert_allclose(following[:, :2], before[:, :2] + following[:, 2:], rtol=1e-6)
+        assert not truncated.any()
+        assert not terminated[1:].any()
+        assert rewards.shape == (3,)
+        if terminated[0]:
+            break
+        np.testing.assert_array_equal(envs.observations, following)
+        before = following.copy()
+    else:
+        pytest.fail("no fall")
+    assert following[0, 0] > 1.0  # outside: not yet reset
+    assert np.abs(envs.observations[0, :2]).max() <= 0.5  # reset
+    np.testing.assert_array_equal(envs.observations[0, 2:], [0.0, 0.0])
+    np.testing.assert_array_equal(envs.observations[1:], following[1:])
+    (episode,) = finished
+    assert episode.seed == 0
+    assert episode.env_step == episode.length == envs.env_steps
+    assert episode.terminated is True
+
+
+def test_a_time_limit_is_truncated_and_its_return_the_sum_of_rewards():
+    envs = make("point")
+    total = np.zeros(2)
+    for step in range(1, 2 * STEPS + 1):
+        _, rewards, terminated, truncated, finished = envs.step(np.zeros((2, 2), np.float32))
+        total += rewards
+        ends = step % STEPS == 0
+        np.testing.assert_array_equal(truncated, [ends, ends])
+        assert not terminated.any()
+        assert len(finished) == (2 if ends else 0)
+        for episode, expected in zip(finished, total, strict=False):
+            assert episode.episode_return == pytest.approx(expected, rel=1e-5)
+            assert (episode.length, episode.env_step) == (STEPS, step)
+            assert episode.terminated is False
+        if ends:
+            total[:] = 0.0
+    assert [e.seed for e in finished] == [0, 5]
+
+
+class Diary(gymnasium.Wrapper):
+    resets: list[int]
+
+    def reset(self, **kwargs):
+        self.resets.append(kwargs["seed"])
+        return super().reset(**kwargs)
+
+
+def test_every_episode_of_every_seed_starts_elsewhere():
+    diary = []
+
+    def make_env():
+        env = Diary(POINT.make_env())
+        env.resets = diary
+        return env
+
+    envs = EnvPopulation(make_env, (0, 1, 2))
+    starts = [tuple(row) for row in envs.observations]
+    for _ in range(3 * STEPS):
+        *_, finished = envs.step(np.zeros((3, 2), np.float32))
+        if finished:
+            starts += [tuple(row) for row in envs.observations]
+    assert len(set(starts)) == len(starts) == 12
+    assert len(set(diary)) == len(diary) == 12
+    # Evaluation's are others, of any seed and index.
+    evaluation = {
+        seeding.episode_seed(seeding.EVAL_EPISODE, seed, index)
+        for seed in range(50)
+        for index in range(50)
+    }
+    training = {
+        seeding.episode_seed(seeding.TRAIN_EPISODE, seed, index)
+        for seed in range(50)
+        for index in range(50)
+    }
+    assert set(diary) < training
+    assert len(evaluation) == len(training) == 2_500
+    assert not evaluation & training
+
+
+def test_a_seeds_episodes_do_not_depend_on_its_company():
+    together, alone = make("point", (3, 8)), make("point", (8,))
+    for _ in range(STEPS + 5):
+        a = together.step(np.full((2, 2), 0.1, np.float32))
+        b = alone.step(np.full((1, 2), 0.1, np.float32))
+        np.testing.assert_array_equal(a[0][1], b[0][0])
+        np.testing.assert_array_equal(together.observations[1], alone.observations[0])
