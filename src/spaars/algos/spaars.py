@@ -46,7 +46,9 @@ class LearnerConfig:
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of policies, value and critics."""
     critics: int = 5
-    """Ensemble size E; online, the minimum over all is every target and every policy's aim."""
+    """Ensemble size E; online policies aim at the minimum over all members."""
+    target_critics: int = 2
+    """Members, drawn anew at every update, whose minimum is the online target (REDQ's M)."""
     learning_rate: float = 3e-4
     """Adam's step size, all networks."""
     discount: float = 0.99
@@ -336,8 +338,8 @@ class Spaars:
     def next_values(
         self, state: SpaarsState, next_observations: Float[Array, "b obs"], key: PRNGKeyArray
     ) -> Float[Array, " b"]:
-        """min_e Q'(s', a') of a sampled action of the policy that acts at s' (no entropy bonus)."""
-        latent_key, raw_key, share_key = jax.random.split(key, 3)
+        """min Q'(s', a') over a random subset, a' a sampled action of the policy that acts at s' (no entropy bonus)."""
+        latent_key, raw_key, share_key, subset_key = jax.random.split(key, 4)
         pi_z = state.latent.params(next_observations)
         prior, target = state.prior.params, state.target_critics
 
@@ -357,7 +359,11 @@ class Spaars:
         else:
             armed = state.armed_at != NOT_ARMED
             actions = jax.lax.cond(armed, gated_actions, latent_actions)
-        return target(next_observations, actions).min(0)
+        q = target(next_observations, actions)
+        members = jax.random.choice(
+            subset_key, q.shape[0], (self.learner.target_critics,), replace=False
+        )
+        return q[members].min(0)
 
     def update_policies(
         self, state: SpaarsState, batch: Batch, key: PRNGKeyArray
@@ -379,8 +385,12 @@ class Spaars:
             decoded = self.decode(prior, obs, u)
             q = critics(obs, decoded).min(0)
             loss = latent.scaled_policy_loss(log_probs, q, temperature)
-            loss += regression_weight * self.regression(state, policy, batch)
-            return loss, (log_probs, decoded)
+            eased = jax.lax.cond(
+                regression_weight > 0.0,
+                lambda: regression_weight * self.regression(state, policy, batch),
+                lambda: jnp.zeros_like(loss),
+            )
+            return loss + eased, (log_probs, decoded)
 
         (latent_value, (log_probs, decoded)), grads = jax.value_and_grad(latent_loss, has_aux=True)(
             state.latent.params

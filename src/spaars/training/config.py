@@ -214,6 +214,11 @@ def check(config: TrainConfig) -> None:
             f"--gate.earliest-step ({c.gate.earliest_step}) is after --gate.latest-step "
             f"({c.gate.latest_step})."
         )
+    if not 1 <= c.learner.target_critics <= c.learner.critics:
+        raise ConfigError(
+            f"--learner.target-critics must lie in 1..{c.learner.critics} (--learner.critics), "
+            f"got {c.learner.target_critics}."
+        )
     capacity = c.online.replay_capacity
     if capacity is not None and capacity < c.online.chunk:
         raise ConfigError(
