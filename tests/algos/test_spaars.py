@@ -22,9 +22,9 @@ LEARNER = LearnerConfig(
     hidden=(8,),
     critics=2,
     batch_size=ROWS,
-    warmup_updates=2,
-    regression_updates=10,
-    cloning_updates=10,
+    warmup_steps=2,
+    regression_steps=10,
+    cloning_steps=10,
     initial_temperature=0.2,
 )
 

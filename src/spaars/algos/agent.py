@@ -17,6 +17,7 @@ class Phase(NamedTuple):
 
     name: str
     updates: int
+    batch_size: int
     update: Callable[[Any, Batch, PRNGKeyArray], tuple[Any, Metrics]]
 
 
@@ -30,7 +31,7 @@ class Agent(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Transitions per update."""
+        """Transitions per online update."""
 
     def init(
         self, key: PRNGKeyArray, observation_mean: Array, observation_std: Array, action_dim: int

@@ -29,7 +29,7 @@ class GateConfig:
     raw_share_cap: float = 1.0
     """Largest probability with which an open gate hands control to the raw policy."""
     ramp_steps: int = 5_000
-    """Online updates after arming over which that probability rises from 0 to the cap."""
+    """Environment steps after arming over which that probability rises from 0 to the cap."""
     earliest_step: int = 10_000
     """No hand-over before this environment step."""
     latest_step: int = 50_000
@@ -61,7 +61,7 @@ def gate_open(
 
 
 def raw_share_limit(
-    updates_since_armed: Float[Array, ""], cap: float, ramp_steps: int
+    steps_since_armed: Float[Array, ""], cap: float, ramp_steps: int
 ) -> Float[Array, ""]:
     """Probability with which an open gate is obeyed: rises linearly to `cap`."""
-    return cap * jnp.clip(updates_since_armed / max(ramp_steps, 1), 0.0, 1.0)
+    return cap * jnp.clip(steps_since_armed / max(ramp_steps, 1), 0.0, 1.0)

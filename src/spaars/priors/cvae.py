@@ -28,7 +28,7 @@ class PriorConfig:
     """Widths of the hidden layers of encoder and decoder."""
     kl_weight: float = 0.05
     """Weight beta of KL(q || p) against the summed squared reconstruction error."""
-    updates: int = 50_000
+    updates: int = 30_000
     """Pretraining updates."""
 
 

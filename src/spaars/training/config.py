@@ -54,7 +54,7 @@ class TrainConfig:
 
     def agent(self) -> Spaars:
         """The agent that this configuration describes."""
-        return Spaars(self.prior, self.offline, self.learner, self.gate)
+        return Spaars(self.prior, self.offline, self.learner, self.gate, self.online.utd)
 
 
 # What a method exchanges in the agent; everything else is shared, so that a comparison differs
@@ -74,9 +74,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learner": {
             "hidden": (64, 64),
             "critics": 3,
-            "warmup_updates": 100,
-            "regression_updates": 200,
-            "cloning_updates": 500,
+            "warmup_steps": 100,
+            "regression_steps": 200,
+            "cloning_steps": 500,
         },
         "gate": {
             "earliest_step": 500,
@@ -89,12 +89,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "quick": {
         "transitions": 300_000,
-        "prior": {"updates": 15_000},
-        "offline": {"updates": 30_000},
-        "gate": {"earliest_step": 10_000, "latest_step": 15_000},
-        "online": {"steps": 20_000},
+        "prior": {"updates": 10_000},
+        "offline": {"updates": 15_000},
+        "gate": {"earliest_step": 6_000, "latest_step": 6_000, "ramp_steps": 2_000},
+        "online": {"steps": 10_000, "utd": 4},
     },
-    "full": {},
+    "full": {
+        "gate": {"earliest_step": 20_000},
+        "online": {"utd": 2},
+    },
 }
 
 
@@ -148,6 +151,7 @@ def check(config: TrainConfig) -> None:
         "--log-every": c.log_every,
         "--learner.critics": c.learner.critics,
         "--learner.batch-size": c.learner.batch_size,
+        "--offline.batch-size": c.offline.batch_size,
         "--prior.latent-dim": c.prior.latent_dim if c.prior.latent_dim is not None else 1,
         "--online.steps": c.online.steps,
         "--online.chunk": c.online.chunk,
@@ -197,7 +201,7 @@ def check(config: TrainConfig) -> None:
         "--offline.updates": c.offline.updates,
         "--online.random-steps": c.online.random_steps,
         "--online.learning-starts": c.online.learning_starts,
-        "--learner.warmup-updates": c.learner.warmup_updates,
+        "--learner.warmup-steps": c.learner.warmup_steps,
         "--gate.ramp-steps": c.gate.ramp_steps,
     }.items():
         if number < 0:
@@ -213,11 +217,6 @@ def check(config: TrainConfig) -> None:
         raise ConfigError(
             f"--gate.earliest-step ({c.gate.earliest_step}) is after --gate.latest-step "
             f"({c.gate.latest_step})."
-        )
-    if not 1 <= c.learner.target_critics <= c.learner.critics:
-        raise ConfigError(
-            f"--learner.target-critics must lie in 1..{c.learner.critics} (--learner.critics), "
-            f"got {c.learner.target_critics}."
         )
     capacity = c.online.replay_capacity
     if capacity is not None and capacity < c.online.chunk:

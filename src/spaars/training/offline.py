@@ -23,7 +23,7 @@ class OfflineLoop:
         index = [p.name for p in self.agent.offline_phases()].index(phase.name)
         if (phase.name, updates) not in self._compiled:
             self._compiled[phase.name, updates] = jax.jit(
-                partial(_scan, self.agent, phase, updates, self.mapping), donate_argnums=0
+                partial(_scan, phase, updates, self.mapping), donate_argnums=0
             )
         # The key of an update depends on its phase and number alone, not on how it is chunked.
         keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(self.keys)
@@ -34,7 +34,6 @@ class OfflineLoop:
 
 
 def _scan(
-    agent: Agent,
     phase: Phase,
     updates: int,
     mapping: Mapping,
@@ -46,7 +45,7 @@ def _scan(
     def one(state: Any, key: Any) -> Any:
         def update(state: Any, number: Any) -> Any:
             sample_key, update_key = jax.random.split(jax.random.fold_in(key, number))
-            batch = sample_offline(offline, sample_key, (agent.batch_size,))
+            batch = sample_offline(offline, sample_key, (phase.batch_size,))
             return phase.update(state, batch, update_key)
 
         state, metrics = jax.lax.scan(update, state, done + jnp.arange(updates))
