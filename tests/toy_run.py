@@ -12,7 +12,8 @@ import toy
 from spaars.cli.main import exit_code_of
 from spaars.tasks import register
 from spaars.training.config import TrainConfig, preset_config
-from spaars.training.trainer import Progress, resume, train
+from spaars.training.run import resume, train
+from spaars.training.trainer import Progress
 
 
 def config(dataset: Path, **changes: object) -> TrainConfig:

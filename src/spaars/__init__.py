@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from spaars.errors import ConfigError, DataError, RunError, SpaarsError
     from spaars.tasks import Task, get_task, register, task_names
     from spaars.training.config import TrainConfig, preset_config
-    from spaars.training.trainer import Progress, Run, Stopped, resume, train
+    from spaars.training.run import resume, train
+    from spaars.training.trainer import Progress, Run, Stopped
 
 __version__ = version("spaars")
 
@@ -27,7 +28,8 @@ _HOME = {
     "spaars.errors": ("ConfigError", "DataError", "RunError", "SpaarsError"),
     "spaars.tasks": ("Task", "get_task", "register", "task_names"),
     "spaars.training.config": ("TrainConfig", "preset_config"),
-    "spaars.training.trainer": ("Progress", "Run", "Stopped", "resume", "train"),
+    "spaars.training.run": ("resume", "train"),
+    "spaars.training.trainer": ("Progress", "Run", "Stopped"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spaars.algos.config import LearnerConfig, OfflineConfig
 from spaars.algos.gate import GateConfig
-from spaars.algos.spaars import NOT_ARMED, LearnerConfig, OfflineConfig, Spaars
+from spaars.algos.spaars import NOT_ARMED, Spaars
 from spaars.data.replay import Batch
 from spaars.nn import polyak
 from spaars.priors import PriorConfig

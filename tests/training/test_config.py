@@ -132,7 +132,7 @@ def test_contradictions_are_refused_by_the_name_of_the_flag(changes, flag):
     "changes",
     [
         {"gate": {"earliest_step": 100, "latest_step": 100}},
-        {"gate": {"rule": "step", "step": 50}},
+        {"gate": {"rule": "step", "step": 1_000}},
         {"gate": {"raw_share_cap": 0.0}},
         {"online": {"offline_fraction": 0.0}},
         {"online": {"offline_fraction": 1.0}},

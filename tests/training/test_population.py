@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from spaars import seeding
+from spaars.algos.config import LearnerConfig, OfflineConfig
 from spaars.algos.sac import SAC, SACConfig
-from spaars.algos.spaars import LearnerConfig, OfflineConfig, Spaars
+from spaars.algos.spaars import Spaars
 from spaars.data.replay import as_batch, empty_ring
 from spaars.priors import PriorConfig
 from spaars.training.envs import EnvPopulation

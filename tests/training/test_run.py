@@ -16,7 +16,8 @@ import toy
 import toy_run
 from spaars import load_policy
 from spaars.errors import DataError, RunError
-from spaars.training.trainer import Run, resume, train
+from spaars.training.run import resume, train
+from spaars.training.trainer import Run
 
 TESTS = Path(__file__).parents[1]
 

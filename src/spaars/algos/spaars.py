@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from spaars.algos import iql, latent
 from spaars.algos.agent import Facts, Phase
+from spaars.algos.config import LearnerConfig, OfflineConfig
 from spaars.algos.gate import GateConfig, paired_advantage, raw_share_limit
 from spaars.algos.sac import critic_loss, td_targets, temperature_loss
 from spaars.data.replay import Batch, Normaliser
@@ -22,59 +23,6 @@ from spaars.nn import MLP, Critics, Learner, Metrics, TanhGaussianPolicy, descen
 from spaars.priors.cvae import CVAE, PriorConfig, cvae_loss
 
 NOT_ARMED = -1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OfflineConfig:
-    """The offline start: IQL on raw actions, both policies by weighted regression."""
-
-    updates: int = 50_000
-    """IQL updates before the first online step."""
-    batch_size: int = 256
-    """Transitions per update of the prior and of IQL."""
-    expectile: float = 0.7
-    """Expectile of Q that V regresses to."""
-    temperature: float = 0.3
-    """Sharpness of the regression weights exp(temperature * A / mean|A|)."""
-    tau: float = 0.02
-    """Target critics move by this fraction per offline update. IQL's 0.005 leaves the values far
-    too low after tens of thousands of updates, and the weights all noise (docs/lab-notebook.md)."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LearnerConfig:
-    """Networks, critics and online losses."""
-
-    hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers of policies, value and critics."""
-    critics: int = 5
-    """Ensemble size E; online, the minimum over all is every target and every policy's aim."""
-    learning_rate: float = 3e-4
-    """Adam's step size, all networks."""
-    discount: float = 0.99
-    """Discount per environment step."""
-    tau: float = 0.01
-    """Target critics move by this fraction per online update."""
-    batch_size: int = 128
-    """Transitions per online update: halves of 128 twice as often learn faster than 256."""
-    latent_entropy_scale: float = 0.5
-    """Target entropy of the latent policy = -scale * k (nats)."""
-    initial_temperature: float = 0.1
-    """Entropy temperature of the latent policy at the first online step (units of return)."""
-    warmup_steps: int = 1_000
-    """First environment steps whose updates train the critics only: the policies stay put."""
-    regression_weight: float = 1.0
-    """Weight of the advantage-weighted regression in the latent loss when online starts."""
-    regression_steps: int = 2_000
-    """Environment steps over which that weight falls to 0 after the warm-up."""
-    cloning_weight: float = 1.0
-    """Weight of cloning in the raw loss until the hand-over."""
-    cloning_weight_end: float = 0.1
-    """Weight of cloning once annealed."""
-    cloning_steps: int = 10_000
-    """Environment steps after the hand-over over which the cloning weight is annealed."""
-    raw_entropy_weight: float = 0.01
-    """Weight of log pi_a in the raw loss after the hand-over (Q is scaled to mean 1)."""
 
 
 class Acting(NamedTuple):

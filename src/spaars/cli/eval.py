@@ -12,7 +12,7 @@ from spaars.deploy.policy import load_state
 from spaars.errors import ConfigError
 from spaars.tasks import get_task
 from spaars.training.evaluate import Evaluator
-from spaars.training.trainer import read_config
+from spaars.training.run_directory import read_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import tyro
 
 from spaars.cli.console import RunDisplay
 from spaars.cli.train import show
-from spaars.training.trainer import resume
+from spaars.training.run import resume
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

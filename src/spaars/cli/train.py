@@ -10,7 +10,8 @@ from spaars.cli.console import RunDisplay, score_table
 from spaars.errors import ConfigError
 from spaars.tasks import get_task
 from spaars.training.config import METHODS, PRESETS, TrainConfig, preset_config
-from spaars.training.trainer import Run, train
+from spaars.training.run import train
+from spaars.training.trainer import Run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

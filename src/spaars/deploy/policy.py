@@ -11,7 +11,8 @@ from spaars.errors import DataError, RunError
 from spaars.tasks import get_task
 from spaars.training.checkpoint import load_checkpoint
 from spaars.training.config import TrainConfig
-from spaars.training.trainer import initial_state, read_config
+from spaars.training.run_directory import read_config
+from spaars.training.trainer import initial_state
 
 
 class Policy:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from spaars.algos.config import LearnerConfig, OfflineConfig
 from spaars.algos.gate import GateConfig
-from spaars.algos.spaars import LearnerConfig, OfflineConfig, Spaars
+from spaars.algos.spaars import Spaars
 from spaars.errors import ConfigError, unknown_name
 from spaars.priors.cvae import PriorConfig
 from spaars.training.online import OnlineConfig

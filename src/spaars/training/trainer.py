@@ -1,10 +1,5 @@
-"""A whole run: prior, offline start, online phase, hand-over, evaluation, checkpoints.
+"""A whole run: prior, offline start, online phase, hand-over, evaluation, checkpoints."""
 
-run directory
-  config.json  metrics.jsonl  summary.json  report.html  figures/  tensorboard/  checkpoints/
-"""
-
-import json
 import signal
 import threading
 import time
@@ -18,14 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from spaars import seeding
-from spaars.data import Dataset, check_against_env, load_dataset
-from spaars.data.files import atomic_write
+from spaars.data import Dataset
 from spaars.data.replay import as_batch, empty_ring
-from spaars.errors import RunError
 from spaars.report import write_report
-from spaars.tasks import Task, get_task
-from spaars.training import config as configs
-from spaars.training.checkpoint import Checkpoint, collect, load_checkpoint, save_checkpoint
+from spaars.tasks import Task
+from spaars.training.checkpoint import Checkpoint, collect, save_checkpoint
 from spaars.training.config import TrainConfig
 from spaars.training.envs import EnvPopulation, Episode
 from spaars.training.evaluate import EvalResult, Evaluator
@@ -34,7 +26,7 @@ from spaars.training.metrics import MetricsLog
 from spaars.training.offline import OfflineLoop
 from spaars.training.online import OnlineLoop
 from spaars.training.population import own_buffers
-from spaars.training.provenance import command_line, git_revision, versions
+from spaars.training.run_directory import describe_dataset, write_json
 
 # Offline updates between two looks at the stop signal: a few seconds.
 OFFLINE_BLOCK = 250
@@ -58,128 +50,6 @@ class Run(NamedTuple):
 
     path: Path
     summary: dict[str, Any]
-
-
-def train(
-    config: TrainConfig,
-    out: str | Path | None = None,
-    *,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_message: Callable[[str], None] | None = None,
-) -> Run:
-    """Train from nothing into the new directory `out`. Everything is checked before computing.
-
-    Raises ConfigError, DataError or RunError with a one-line remedy; Stopped after Ctrl-C.
-    """
-    configs.check(config)
-    task = get_task(config.task)
-    run_dir = Path(out) if out is not None else default_run_dir(config)
-    if run_dir.exists():
-        raise RunError(
-            f"{run_dir} exists. Go on with `spaars resume {run_dir}`, or choose another --out."
-        )
-    run_dir.mkdir(parents=True)  # now, so that a missing permission costs no compute
-    try:
-        dataset = _load(config, task, on_progress)
-        write_json(run_dir / "config.json", describe_run(config, dataset))
-    except BaseException:
-        if not any(run_dir.iterdir()):
-            run_dir.rmdir()
-        raise
-    return Trainer(config, task, dataset, run_dir, on_progress, on_message).run()
-
-
-def resume(
-    run_dir: str | Path,
-    *,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_message: Callable[[str], None] | None = None,
-) -> Run:
-    """Go on with an interrupted run, bit for bit as if it had never stopped."""
-    path = Path(run_dir)
-    config, described = read_config(path)
-    if (path / "summary.json").exists():
-        raise RunError(f"{path} is finished; see {path / 'report.html'}.")
-    task = get_task(config.task)
-    dataset = _load(config, task, on_progress)
-    if dataset.sha256 != described["dataset"]["sha256"]:
-        raise RunError(
-            f"{path}: the dataset has changed since the run began (sha256 {dataset.sha256[:12]}, "
-            f"was {described['dataset']['sha256'][:12]}). Bring the old one back, or train anew."
-        )
-    trainer = Trainer(config, task, dataset, path, on_progress, on_message)
-    return trainer.run(load_checkpoint(path))
-
-
-def default_run_dir(config: TrainConfig) -> Path:
-    """runs/TASK-METHOD-PRESET-sSEEDS[-N], the first that does not exist."""
-    seeds = "-".join(str(seed) for seed in config.seeds)
-    base = Path("runs") / f"{config.task}-{config.method}-{config.preset}-s{seeds}"
-    path, n = base, 2
-    while path.exists():
-        path, n = base.with_name(f"{base.name}-{n}"), n + 1
-    return path
-
-
-def read_config(run_dir: Path) -> tuple[TrainConfig, dict[str, Any]]:
-    """The configuration of a run and everything else in its config.json."""
-    path = run_dir / "config.json"
-    try:
-        described = json.loads(path.read_text())
-        return configs.from_json(described["config"]), described
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{run_dir} is not a run directory: it has no config.json. "
-            "Make one with `spaars train TASK --out DIR`."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    with atomic_write(path) as file:
-        file.write((json.dumps(value, indent=1) + "\n").encode())
-
-
-def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """The content of config.json: everything resolved, and what made it."""
-    return {
-        "config": configs.to_json(config),
-        "dataset": describe_dataset(dataset),
-        "versions": versions(),
-        "git_revision": git_revision(),
-        "command": command_line(),
-        "backend": jax.default_backend(),
-    }
-
-
-def describe_dataset(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "label": dataset.label,
-        "sha256": dataset.sha256,
-        "transitions": len(dataset),
-    }
-
-
-def _load(
-    config: TrainConfig, task: Task, on_progress: Callable[[Progress], None] | None
-) -> Dataset:
-    def progress(done: int, total: int) -> None:
-        if on_progress:
-            on_progress(Progress("data", done, total, {}))
-
-    dataset = load_dataset(task, config.dataset, config.transitions, progress=progress)
-    env = task.make_env()
-    try:
-        check_against_env(
-            dataset,
-            env.observation_space.shape[0],  # type: ignore[index]
-            env.action_space.shape[0],  # type: ignore[index]
-            task.env_id,
-        )
-    finally:
-        env.close()
-    return dataset
 
 
 class Trainer:

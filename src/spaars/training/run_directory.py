@@ -1,0 +1,67 @@
+"""What lies in a run directory, and what made it.
+
+config.json  metrics.jsonl  summary.json  report.html  figures/  tensorboard/  checkpoints/
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from spaars.data import Dataset
+from spaars.data.files import atomic_write
+from spaars.errors import RunError
+from spaars.training import config as configs
+from spaars.training.config import TrainConfig
+from spaars.training.provenance import command_line, git_revision, versions
+
+
+def default_run_dir(config: TrainConfig) -> Path:
+    """runs/TASK-METHOD-PRESET-sSEEDS[-N], the first that does not exist."""
+    seeds = "-".join(str(seed) for seed in config.seeds)
+    base = Path("runs") / f"{config.task}-{config.method}-{config.preset}-s{seeds}"
+    path, n = base, 2
+    while path.exists():
+        path, n = base.with_name(f"{base.name}-{n}"), n + 1
+    return path
+
+
+def read_config(run_dir: Path) -> tuple[TrainConfig, dict[str, Any]]:
+    """The configuration of a run and everything else in its config.json."""
+    path = run_dir / "config.json"
+    try:
+        described = json.loads(path.read_text())
+        return configs.from_json(described["config"]), described
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{run_dir} is not a run directory: it has no config.json. "
+            "Make one with `spaars train TASK --out DIR`."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
+
+
+def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """The content of config.json: everything resolved, and what made it."""
+    return {
+        "config": configs.to_json(config),
+        "dataset": describe_dataset(dataset),
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "command": command_line(),
+        "backend": jax.default_backend(),
+    }
+
+
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "label": dataset.label,
+        "sha256": dataset.sha256,
+        "transitions": len(dataset),
+    }
