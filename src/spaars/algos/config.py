@@ -11,6 +11,8 @@ class OfflineConfig:
     """IQL updates before the first online step."""
     batch_size: int = 256
     """Transitions per update of the prior and of IQL."""
+    learning_rate: float = 3e-4
+    """Adam's step size for the prior and IQL."""
     expectile: float = 0.7
     """Expectile of Q that V regresses to."""
     temperature: float = 0.3
@@ -28,8 +30,8 @@ class LearnerConfig:
     """Widths of the hidden layers of policies, value and critics."""
     critics: int = 5
     """Ensemble size E; online, the minimum over all is every target and every policy's aim."""
-    learning_rate: float = 3e-4
-    """Adam's step size, all networks."""
+    learning_rate: float = 1e-3
+    """Adam's step size online, all networks."""
     discount: float = 0.99
     """Discount per environment step."""
     tau: float = 0.01
@@ -40,11 +42,11 @@ class LearnerConfig:
     """Target entropy of the latent policy = -scale * k (nats)."""
     initial_temperature: float = 0.1
     """Entropy temperature of the latent policy at the first online step (units of return)."""
-    warmup_steps: int = 1_000
+    warmup_steps: int = 500
     """First environment steps whose updates train the critics only: the policies stay put."""
     regression_weight: float = 1.0
     """Weight of the advantage-weighted regression in the latent loss when online starts."""
-    regression_steps: int = 2_000
+    regression_steps: int = 1_000
     """Environment steps over which that weight falls to 0 after the warm-up."""
     cloning_weight: float = 1.0
     """Weight of cloning in the raw loss until the hand-over."""

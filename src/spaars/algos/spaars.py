@@ -71,6 +71,11 @@ class Spaars:
     def optimizer(self) -> optax.GradientTransformation:
         return optax.adam(self.learner.learning_rate)
 
+    @property
+    def offline_optimizer(self) -> optax.GradientTransformation:
+        """Adam's state is the same whatever its step size, so it goes on online."""
+        return optax.adam(self.offline.learning_rate)
+
     def init(
         self, key: PRNGKeyArray, observation_mean: Array, observation_std: Array, action_dim: int
     ) -> SpaarsState:
@@ -113,7 +118,7 @@ class Spaars:
         prior, metrics = descend(
             cvae_loss,
             state.prior,
-            self.optimizer,
+            self.offline_optimizer,
             batch.observations,
             batch.actions,
             noise,
@@ -125,7 +130,7 @@ class Spaars:
         self, state: SpaarsState, batch: Batch, key: PRNGKeyArray
     ) -> tuple[SpaarsState, Metrics]:
         """IQL's order: V, policies, Q, target."""
-        c, tx = self.learner, self.optimizer
+        c, tx = self.learner, self.offline_optimizer
         batch = state.normaliser.batch(batch)
 
         # 1. V towards the expectile of the target Q of the data's actions. The ensemble's mean:

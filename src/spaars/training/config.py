@@ -209,6 +209,7 @@ def check(config: TrainConfig) -> None:
             raise ConfigError(f"{flag} must not be negative, got {number}.")
     for flag, size in {
         "--learner.learning-rate": c.learner.learning_rate,
+        "--offline.learning-rate": c.offline.learning_rate,
         "--learner.initial-temperature": c.learner.initial_temperature,
         "--prior.latent-bound": c.prior.latent_bound,
     }.items():
