@@ -8,7 +8,7 @@ import tyro
 
 from spaars.cli.console import RunDisplay, score_table
 from spaars.errors import ConfigError
-from spaars.tasks import get_task
+from spaars.tasks import get_task, task_names
 from spaars.training.config import METHODS, PRESETS, TrainConfig, preset_config
 from spaars.training.run import train
 from spaars.training.trainer import Run
@@ -16,10 +16,7 @@ from spaars.training.trainer import Run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args:
-    """Learn a task from logged data, then online: prior, offline start, latent phase, hand-over.
-
-    Flags override the preset; the defaults shown are those of the chosen task, method and preset.
-    """
+    """What `parse` returns; its description on the command line is put together there."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     out: Path | None = None
@@ -61,7 +58,10 @@ def parse(argv: list[str]) -> Args:
         default=Args(config=default),
         prog="spaars train TASK",
         description=(
-            f"{Args.__doc__}\n\nMethods: {', '.join(METHODS)}. Presets: {', '.join(PRESETS)}."
+            "Learn TASK from logged data, then online: prior, offline start, latent phase, "
+            "hand-over. Flags override the preset; the defaults shown are those of the chosen "
+            f"task, method and preset. Methods: {', '.join(METHODS)}. "
+            f"Presets: {', '.join(PRESETS)}. Tasks: {', '.join(task_names())}."
         ),
     )
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
+
 from spaars.algos.config import LearnerConfig, OfflineConfig
 from spaars.algos.gate import GateConfig
 from spaars.algos.spaars import Spaars
@@ -29,8 +31,8 @@ class EvaluationConfig:
 class TrainConfig:
     """Everything that determines a run's result."""
 
-    task: str
-    """Task name, such as hopper-medium."""
+    task: tyro.conf.Suppress[str]
+    """Task name, such as hopper-medium; on the command line the first word, not a flag."""
     method: str = "spaars"
     """spaars, or latent-only (the same agent whose gate never opens)."""
     preset: Preset = "quick"

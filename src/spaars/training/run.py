@@ -9,6 +9,7 @@ from spaars.tasks import Task, get_task
 from spaars.training import config as configs
 from spaars.training.checkpoint import load_checkpoint
 from spaars.training.config import TrainConfig
+from spaars.training.provenance import git_revision
 from spaars.training.run_directory import default_run_dir, describe_run, read_config, write_json
 from spaars.training.trainer import Progress, Run, Trainer
 
@@ -25,6 +26,7 @@ def train(
     Raises ConfigError, DataError or RunError with a one-line remedy; Stopped after Ctrl-C.
     """
     configs.check(config)
+    revision = git_revision()  # now: the tree may change while the data are recorded
     task = get_task(config.task)
     run_dir = Path(out) if out is not None else default_run_dir(config)
     if run_dir.exists():
@@ -34,7 +36,7 @@ def train(
     run_dir.mkdir(parents=True)  # now, so that a missing permission costs no compute
     try:
         dataset = _load(config, task, on_progress)
-        write_json(run_dir / "config.json", describe_run(config, dataset))
+        write_json(run_dir / "config.json", describe_run(config, dataset, revision))
     except BaseException:
         if not any(run_dir.iterdir()):
             run_dir.rmdir()

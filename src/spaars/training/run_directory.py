@@ -14,7 +14,7 @@ from spaars.data.files import atomic_write
 from spaars.errors import RunError
 from spaars.training import config as configs
 from spaars.training.config import TrainConfig
-from spaars.training.provenance import command_line, git_revision, versions
+from spaars.training.provenance import command_line, versions
 
 
 def default_run_dir(config: TrainConfig) -> Path:
@@ -47,13 +47,13 @@ def write_json(path: Path, value: Any) -> None:
         file.write((json.dumps(value, indent=1) + "\n").encode())
 
 
-def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+def describe_run(config: TrainConfig, dataset: Dataset, revision: str) -> dict[str, Any]:
     """The content of config.json: everything resolved, and what made it."""
     return {
         "config": configs.to_json(config),
         "dataset": describe_dataset(dataset),
         "versions": versions(),
-        "git_revision": git_revision(),
+        "git_revision": revision,
         "command": command_line(),
         "backend": jax.default_backend(),
     }
