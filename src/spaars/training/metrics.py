@@ -1,7 +1,7 @@
 """`metrics.jsonl`, the one source of every figure, and its TensorBoard mirror.
 
 No wall-clock time is written there: the file is bit for bit the same however often the run was
-interrupted. Kinds of record: train, evaluation, episode, event (docs/run-directory.md).
+interrupted. Kinds of record: train, evaluation, episode, event (README.md, The run directory).
 """
 
 import json
