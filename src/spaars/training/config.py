@@ -94,7 +94,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "transitions": 300_000,
         "prior": {"updates": 10_000},
         "offline": {"updates": 15_000},
-        "gate": {"earliest_step": 6_000, "latest_step": 6_000, "ramp_steps": 2_000},
+        "gate": {
+            "earliest_step": 6_000,
+            "latest_step": 8_000,
+            "plateau_window": 2_000,
+            "ramp_steps": 1_000,
+        },
         "online": {"steps": 10_000, "utd": 4},
     },
     "full": {
