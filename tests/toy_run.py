@@ -1,9 +1,10 @@
 """Trains or resumes the toy task in a process of its own, for the tests that kill it.
 
-python toy_run.py RUN DATASET [--resume] [--interrupt-at STAGE DONE]
+python toy_run.py RUN DATASET [--resume] [--interrupt-at STAGE DONE] [--limit-file-size N]
 """
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -31,14 +32,18 @@ def config(dataset: Path, **changes: object) -> TrainConfig:
     )
 
 
+def after(flag: str, words: int) -> list[str]:
+    """The words after a flag, none if it is not given."""
+    return sys.argv[sys.argv.index(flag) + 1 :][:words] if flag in sys.argv else []
+
+
 def main() -> None:
     run, dataset = Path(sys.argv[1]), Path(sys.argv[2])
     register(toy.POINT)
-    at = (
-        sys.argv[sys.argv.index("--interrupt-at") + 1 :][:2]
-        if "--interrupt-at" in sys.argv
-        else None
-    )
+    at = after("--interrupt-at", 2)
+    if limit := after("--limit-file-size", 1):  # fails a write as a full disk does
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit[0]), int(limit[0])))
 
     def interrupt(progress: Progress) -> None:
         if at and progress.stage == at[0] and progress.done == int(at[1]):

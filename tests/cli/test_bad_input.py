@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,11 @@ def write_npz(path: Path, **changes: np.ndarray) -> Path:
         (["train", "hopper-medium", "--seeds", "1", "1"], ["--seeds", "distinct"]),
         (["train", "hopper-medium", "--online.steps", "77"], ["multiple of --online.chunk"]),
         (["train", "hopper-medium", "--gate.rule", "step"], ["--gate.step"]),
+        (["train", "hopper-medium", "--learner.hidden", "0"], ["--learner.hidden", "at least 1"]),
+        (["train", "hopper-medium", "--learner.tau", "nan"], ["--learner.tau", "finite"]),
+        (["train", "hopper-medium", "--seeds", str(2**40)], ["--seeds", "2^32"]),
+        (["train", "--preset", "smoke", "hopper-medium"], ["name a task first"]),
+        (["data", "make-behaviour", "hopper-medium", "--screen-every", "0"], ["--screen-every"]),
         (["train", "hopper-medium", "--dataset", "absent.hdf5"], ["absent.hdf5"]),
         (["resume", "absent"], ["absent", "not a run directory"]),
         (["eval", "absent"], ["absent", "not a run directory"]),
@@ -78,8 +84,12 @@ def test_wrong_words(
     [
         ({"rewards": np.full(30, np.nan)}, ["rewards", "nan"]),
         ({"actions": np.full((30, 3), 3.0)}, ["actions", "[-1, 1]"]),
-        ({"observations": np.zeros((30, 12), np.float32)}, ["observations"]),
-        ({"actions": np.zeros((30, 4), np.float32)}, ["4", "3"]),
+        ({"observations": np.zeros((30, 12), np.float32)}, ["next_observations", "observations"]),
+        (
+            {name: np.zeros((30, 12)) for name in ("observations", "next_observations")},
+            ["12", "11", "Hopper-v4"],
+        ),
+        ({"actions": np.zeros((30, 4), np.float32)}, ["4", "3", "Hopper-v4"]),
         ({"rewards": np.zeros(29)}, ["rewards", "29"]),
     ],
 )
@@ -132,11 +142,25 @@ def test_broken_config_of_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert "'seeds'" in error
     (tmp_path / "config.json").write_text('{"config": {"ta')
     assert "cannot be read" in fails(capsys, "eval", tmp_path)
+    (tmp_path / "config.json").write_text(
+        '{"config": {"task": "hopper-medium", "transitions": "x"}, "dataset": {"sha256": ""}}'
+    )
+    assert "--transitions" in fails(capsys, "resume", tmp_path)
+
+
+@pytest.mark.parametrize("flags", [["--online.steps", "many"], ["--no-such-flag", "1"]])
+def test_wrong_flags_exit_with_2(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "hopper-medium", *flags])
+    assert stopped.value.code == 2
+    assert flags[0] in capsys.readouterr().err
 
 
 def test_finished_run_is_not_resumed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"config": {"task": "hopper-medium"}}))
+    described = {"config": {"task": "hopper-medium"}, "dataset": {"sha256": ""}}
+    (tmp_path / "config.json").write_text(json.dumps(described))
     (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "report.html").write_text("")
     assert "finished" in fails(capsys, "resume", tmp_path)
 
 
@@ -148,11 +172,16 @@ def run_limited(setup: str, argv: list[str], home: Path) -> subprocess.Completed
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="drops privileges the Linux way")
-def test_no_write_permission(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
+def test_no_write_permission() -> None:
+    # Not in tmp_path, whose parents an ordinary user may not enter.
+    with tempfile.TemporaryDirectory() as parent:
+        os.chmod(parent, 0o755)
+        refused_in(Path(parent) / "closed")
+
+
+def refused_in(closed: Path) -> None:
     closed.mkdir()
     closed.chmod(0o555)
-    tmp_path.chmod(0o755)
     # root may write anywhere; only an ordinary user can be refused.
     setup = "os.setuid(65534)" if os.getuid() == 0 else ""
     result = subprocess.run(
@@ -160,7 +189,8 @@ def test_no_write_permission(tmp_path: Path) -> None:
             sys.executable,
             "-c",
             "import os\nfrom spaars.cli.main import main\nimport spaars.cli.train\n"
-            f"{setup}\nmain(['train', 'hopper-medium', '--out', {str(closed / 'run')!r}])",
+            f"{setup}\nos.listdir({str(closed)!r})\n"
+            f"main(['train', 'hopper-medium', '--out', {str(closed / 'run')!r}])",
         ],
         capture_output=True,
         text=True,

@@ -23,7 +23,7 @@ def write_policy(path, observation_dim=11, seed=0):
         (-5.0, 2.0),
         {"made": "by a test"},
     )
-    policy.save(path)
+    path.write_bytes(policy.to_bytes())
     return path
 
 

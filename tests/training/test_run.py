@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,22 +108,29 @@ def test_a_seed_does_not_depend_on_its_companions(
     assert {r["seed"] for r in records} == {0, 3}
 
 
-# Lines of metrics.jsonl after which the run is killed: in the prior, the offline start, the
-# latent phase (mid-episode), and after the hand-over.
-@pytest.mark.parametrize("lines", [1, 3, 12, 30])
+@pytest.mark.parametrize(
+    "sign",
+    [
+        b'"phase": "prior"',
+        b'"phase": "offline"',
+        b'"kind": "episode"',  # latent phase, in the middle of the next episode
+        b'"event": "handover"',
+    ],
+)
 def test_killed_and_resumed_is_the_same_bits(
-    lines: int, reference: Run, dataset: Path, home: Path, tmp_path: Path
+    sign: bytes, reference: Run, dataset: Path, home: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     process = start(home, run, dataset)
     deadline = time.monotonic() + 120
-    while metrics(run).count(b"\n") < lines and process.poll() is None:
+    while sign not in metrics(run) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.kill()
     process.wait()
     assert process.stderr is not None
     assert process.returncode == -signal.SIGKILL, process.stderr.read()
+    assert sign in metrics(run)
     assert not (run / "summary.json").exists()
     again = start(home, run, dataset, "--resume")
     _, errors = again.communicate(timeout=120)
@@ -142,6 +150,35 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     assert "Traceback" not in errors
     resume(run)
     assert_same_run(run, reference)
+
+
+def test_full_disk_while_training(dataset: Path, home: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(home, run, dataset, "--limit-file-size", "3000")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    assert "File too large" in errors
+    assert "Traceback" not in errors
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_killed_between_two_renames(
+    reference: Run, dataset: Path, home: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    start(home, run, dataset, "--interrupt-at", "online", "750").wait(timeout=120)
+    checkpoints = run / "checkpoints"
+    (checkpoints / "latest.safetensors").rename(checkpoints / "previous.safetensors")
+    resume(run)
+    assert_same_run(run, reference)
+
+
+def test_a_lost_report_is_made_by_resume(reference: Run, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reference.path, run)
+    (run / "report.html").unlink()
+    assert resume(run).summary == reference.summary
+    assert (run / "report.html").exists()
 
 
 def test_a_broken_checkpoint_falls_back_to_the_previous(

@@ -1,7 +1,6 @@
 """Soft actor-critic (Haarnoja et al., 2018) with an ensemble of LayerNorm critics.
 
-Used to train behaviour policies, and as the raw-only peer. The backup carries no entropy bonus
-where `entropy_backup` is false (RLPD's kitchen setting, and SPAARS's own).
+It trains the behaviour policies; its losses also serve SPAARS.
 """
 
 import dataclasses

@@ -16,10 +16,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from spaars.algos import iql, latent
 from spaars.algos.agent import Facts, Phase
 from spaars.algos.config import LearnerConfig, OfflineConfig
-from spaars.algos.gate import GateConfig, paired_advantage, raw_share_limit
+from spaars.algos.gate import GateConfig, gate_open, paired_advantage, raw_share_limit
 from spaars.algos.sac import critic_loss, td_targets, temperature_loss
 from spaars.data.replay import Batch, Normaliser
 from spaars.nn import MLP, Critics, Learner, Metrics, TanhGaussianPolicy, descend, polyak
+from spaars.priors.base import BehaviourPrior
 from spaars.priors.cvae import CVAE, PriorConfig, cvae_loss
 
 NOT_ARMED = -1
@@ -29,7 +30,7 @@ class Acting(NamedTuple):
     """What `act` reads."""
 
     normaliser: Normaliser
-    prior: CVAE
+    prior: BehaviourPrior
     latent: TanhGaussianPolicy
     raw: TanhGaussianPolicy
     critics: Critics
@@ -175,7 +176,7 @@ class Spaars:
         )
         return new, metrics
 
-    def latent_labels(self, prior: CVAE, batch: Batch) -> Float[Array, "b k"]:
+    def latent_labels(self, prior: BehaviourPrior, batch: Batch) -> Float[Array, "b k"]:
         """u in [-1, 1]^k of the data's actions: the posterior mean over the latent bound."""
         z = prior.encode_mean(batch.observations, batch.actions)
         return jnp.clip(z / self.prior.latent_bound, -1.0, 1.0)
@@ -213,23 +214,23 @@ class Spaars:
         return raw_share_limit(since, self.gate.raw_share_cap, self.gate.ramp_steps)
 
     def decode(
-        self, prior: CVAE, observations: Float[Array, "b obs"], u: Float[Array, "b k"]
+        self, prior: BehaviourPrior, observations: Float[Array, "b obs"], u: Float[Array, "b k"]
     ) -> Float[Array, "b act"]:
         return prior.decode(observations, self.prior.latent_bound * u)
 
-    def gate_advantage(
+    def raw_wins(
         self,
         critics: Critics,
         observations: Float[Array, "b obs"],
         raw_actions: Float[Array, "b act"],
         decoded_actions: Float[Array, "b act"],
-    ) -> Float[Array, " b"]:
-        """How far the gate is open (positive) or shut; infinite where a rule decides alone."""
+    ) -> Bool[Array, " b"]:
+        """Whether an armed gate is open at these states."""
         if self.gate.rule in ("always", "step"):
-            return jnp.full(observations.shape[:-1], jnp.inf)
+            return jnp.ones(observations.shape[:-1], bool)
         q_raw = critics(observations, raw_actions)
         q_decoded = critics(observations, decoded_actions)
-        return paired_advantage(q_raw, q_decoded, self.gate.pessimism) - self.gate.margin
+        return gate_open(q_raw, q_decoded, self.gate.pessimism, self.gate.margin)
 
     def act(
         self, acting: Acting, observations: Float[Array, "n obs"], key: PRNGKeyArray
@@ -238,7 +239,7 @@ class Spaars:
         obs = acting.normaliser(observations)
         pi_z, pi_a = acting.latent(obs), acting.raw(obs)
         decoded = self.decode(acting.prior, obs, pi_z.sample(latent_key))
-        raw_wins = self._raw_wins(acting, obs, pi_a.mode(), pi_z.mode())
+        raw_wins = self._armed_and_open(acting, obs, pi_a.mode(), pi_z.mode())
         obeyed = jax.random.uniform(share_key, raw_wins.shape) < acting.raw_share
         use_raw = raw_wins & obeyed
         actions = jnp.where(use_raw[..., None], pi_a.sample(raw_key), decoded)
@@ -251,14 +252,16 @@ class Spaars:
         """Modes of both policies; an open gate is always obeyed, whatever the share limit."""
         obs = acting.normaliser(observations)
         raw, u = acting.raw(obs).mode(), acting.latent(obs).mode()
-        raw_wins = self._raw_wins(acting, obs, raw, u)
+        raw_wins = self._armed_and_open(acting, obs, raw, u)
         actions = jnp.where(raw_wins[..., None], raw, self.decode(acting.prior, obs, u))
         return actions, {"raw_share": raw_wins.astype(jnp.float32)}
 
-    def _raw_wins(self, acting: Acting, obs: Array, raw: Array, u: Array) -> Bool[Array, " n"]:
+    def _armed_and_open(
+        self, acting: Acting, obs: Array, raw: Array, u: Array
+    ) -> Bool[Array, " n"]:
         def compare() -> Array:
             decoded = self.decode(acting.prior, obs, u)
-            return self.gate_advantage(acting.critics, obs, raw, decoded) > 0.0
+            return self.raw_wins(acting.critics, obs, raw, decoded)
 
         if self.gate.rule == "never":
             return jnp.zeros(obs.shape[:-1], bool)
@@ -308,9 +311,9 @@ class Spaars:
         def gated_actions() -> Array:
             pi_a = state.raw.params(next_observations)
             decoded_mode = self.decode(prior, next_observations, pi_z.mode())
-            advantage = self.gate_advantage(target, next_observations, pi_a.mode(), decoded_mode)
-            obeyed = jax.random.uniform(share_key, advantage.shape) < self.raw_share(state)
-            use_raw = (advantage > 0.0) & obeyed
+            raw_wins = self.raw_wins(target, next_observations, pi_a.mode(), decoded_mode)
+            obeyed = jax.random.uniform(share_key, raw_wins.shape) < self.raw_share(state)
+            use_raw = raw_wins & obeyed
             return jnp.where(use_raw[..., None], pi_a.sample(raw_key), latent_actions())
 
         if self.gate.rule == "never":

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from spaars.data.files import atomic_write
 from spaars.tasks import get_task
 from spaars.training.make_behaviour import BehaviourConfig, make_behaviour
 
@@ -30,8 +31,8 @@ def run(argv: list[str]) -> int:
     def report(facts: dict[str, Any]) -> None:
         console.print("  ".join(f"{name} {value}" for name, value in facts.items()))
 
-    policy = make_behaviour(task, args.config, report)
     path = args.out or task.behaviour_file
-    policy.save(path)
+    with atomic_write(path) as file:  # opened first: no permission must not cost hours
+        file.write(make_behaviour(task, args.config, report).to_bytes())
     console.print(f"wrote {path}")
     return 0

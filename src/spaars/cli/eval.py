@@ -17,7 +17,7 @@ from spaars.training.run_directory import read_config
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args:
-    """Evaluate a run's last checkpoint with the deterministic policy."""
+    """Evaluate a run's last checkpoint, by default with the deterministic policy."""
 
     path: tyro.conf.Positional[Path]
     """Run directory."""
@@ -25,6 +25,8 @@ class Args:
     """Episodes per seed; the first ones are those of the run's own evaluations."""
     offset: int = 0
     """Skip this many of the fixed evaluation episodes (fresh ones: the run's own number)."""
+    stochastic: bool = False
+    """Sample actions as exploration does, instead of taking the deterministic ones."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -40,7 +42,12 @@ def run(argv: list[str]) -> int:
     task = get_task(config.task)
     state, _ = load_state(args.path, config)
     evaluator = Evaluator(
-        config.agent(), task.make_env, config.seeds, args.episodes, offset=args.offset
+        config.agent(),
+        task.make_env,
+        config.seeds,
+        args.episodes,
+        stochastic=args.stochastic,
+        offset=args.offset,
     )
     result = evaluator(state)
     evaluator.close()

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from spaars.data.files import cache_dir
@@ -13,7 +14,7 @@ usage: spaars COMMAND ...
 
   train TASK            learn from logged data, then online; leaves a run directory
   resume RUN            go on with an interrupted run, bit for bit
-  eval RUN              evaluate a run's last checkpoint on fresh episodes
+  eval RUN              evaluate a run's last checkpoint
   report RUN            rebuild a run's figures and report.html
   data make TASK        record the task's embedded dataset into the cache
   data make-behaviour TASK
@@ -40,8 +41,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 2 bad input, 130 stopped by Ctrl-C (resumable)."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
+    if not debug:
+        warnings.showwarning = _one_line_warning
     args = [arg for arg in args if arg != "--debug"]
     sys.exit(exit_code_of(lambda: _dispatch(args), debug))
+
+
+def _one_line_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"spaars: warning: {message}", file=sys.stderr)
 
 
 def exit_code_of(command: Callable[[], int | None], debug: bool = False) -> int:
@@ -57,7 +64,8 @@ def exit_code_of(command: Callable[[], int | None], debug: bool = False) -> int:
         # Full disk, no permission: the system's words name the file.
         if debug:
             raise
-        print(f"spaars: error: {error.strerror or error}: {error.filename}", file=sys.stderr)
+        where = f": {error.filename}" if error.filename else ""
+        print(f"spaars: error: {error.strerror or error}{where}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         if debug and not stop.args:

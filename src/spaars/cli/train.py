@@ -43,7 +43,7 @@ def parse(argv: list[str]) -> Args:
     wants_help = "--help" in argv or "-h" in argv
     task = argv[0] if argv and not argv[0].startswith("-") else None
     if task is None and not wants_help:
-        raise ConfigError("name a task: `spaars train hopper-medium`.")
+        raise ConfigError("name a task first: `spaars train hopper-medium --preset quick`.")
     if task is not None:
         get_task(task)
     default = preset_config(

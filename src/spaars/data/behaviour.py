@@ -6,15 +6,17 @@ reset seed and noise stream, so the data do not depend on how many workers recor
 """
 
 import json
+import signal
 from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from spaars.errors import DataError
 from spaars.nn import TanhGaussianPolicy
@@ -57,14 +59,14 @@ class BehaviourPolicy(NamedTuple):
             provenance,
         )
 
-    def save(self, path: Path) -> None:
+    def to_bytes(self) -> bytes:
+        """The content of a behaviour file."""
         arrays = {}
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             arrays[f"weight_{i}"] = weight.astype(np.float16)
             arrays[f"bias_{i}"] = bias.astype(np.float16)
         facts = {"log_std_range": self.log_std_range, "provenance": self.provenance}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, path, {"spaars_behaviour": json.dumps(facts)})
+        return save(arrays, {"spaars_behaviour": json.dumps(facts)})
 
     @classmethod
     def load(cls, path: Path) -> "BehaviourPolicy":
@@ -139,7 +141,13 @@ def record(
             yield from _record_block(policy, task, seed, first)
             first += EPISODES_PER_BLOCK
     # Spawned, not forked: JAX's threads do not survive a fork.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),
+        # Ctrl-C reaches the workers too; the parent alone decides, and shuts them down.
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
     try:
         submitted = [
             pool.submit(_record_block, policy, task, seed, i * EPISODES_PER_BLOCK)
@@ -153,5 +161,10 @@ def record(
             )
             next_block += 1
             yield from episodes
+    except BrokenProcessPool as error:
+        raise DataError(
+            "the recording processes died. In a script, call spaars under "
+            '`if __name__ == "__main__":`; on the command line, free some memory.'
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -1,7 +1,7 @@
 """Layers that act on whole batches.
 
 Every layer multiplies `(*batch, in)` by `(in, out)` at once. A per-example layer under `vmap`
-(Equinox's default style) costs a third of the speed on CPU, see docs/lab-notebook.md.
+(Equinox's default style) costs a third of the speed on CPU (docs/lab-notebook.md).
 """
 
 from collections.abc import Sequence

@@ -402,7 +402,7 @@ def _commands(run: Run) -> str:
         "# go on, if it was interrupted",
         f"spaars resume {path}",
         "# evaluate the last checkpoint on fresh episodes",
-        f"spaars eval {path}",
+        f"spaars eval {path} --offset 1000",
         "# rebuild this page",
         f"spaars report {path}",
     ]

@@ -1,9 +1,10 @@
 """The configuration of a run: frozen, complete, and the source of the command line's flags."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -95,12 +96,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "prior": {"updates": 10_000},
         "offline": {"updates": 15_000},
         "gate": {
-            "earliest_step": 6_000,
-            "latest_step": 8_000,
-            "plateau_window": 2_000,
-            "ramp_steps": 1_000,
+            "earliest_step": 10_000,
+            "latest_step": 15_000,
+            "ramp_steps": 2_000,
         },
-        "online": {"steps": 10_000, "utd": 4},
+        "online": {"steps": 20_000, "utd": 2},
     },
     "full": {
         "gate": {"earliest_step": 20_000},
@@ -142,10 +142,11 @@ def override(config: Any, changes: Mapping[str, Any], path: str = "") -> Any:
 def check(config: TrainConfig) -> None:
     """Refuse what contradicts itself, naming the flags and the remedy."""
     c = config
+    check_fields(c)
     if c.method not in METHODS:
         raise unknown_name("method", c.method, METHODS)
-    if not c.seeds or len(set(c.seeds)) != len(c.seeds) or min(c.seeds) < 0:
-        raise ConfigError(f"--seeds must be distinct integers >= 0, got {c.seeds}.")
+    if not c.seeds or len(set(c.seeds)) != len(c.seeds) or max(c.seeds) >= 2**32:
+        raise ConfigError(f"--seeds must be distinct integers from 0 to 2^32 - 1, got {c.seeds}.")
     if c.method == "latent-only" and c.gate.rule != "never":
         raise ConfigError(
             f"--method latent-only means --gate.rule never, got '{c.gate.rule}'. "
@@ -195,25 +196,20 @@ def check(config: TrainConfig) -> None:
     }.items():
         if not 0.0 < share < 1.0:
             raise ConfigError(f"{flag} must lie in (0, 1), got {share}.")
-    for flag, steps in {
-        "--gate.plateau-window": c.gate.plateau_window,
-        "--gate.step": c.gate.step if c.gate.step is not None else c.log_every,
-    }.items():
+    watched = {
+        "advantage": {"--gate.plateau-window": c.gate.plateau_window},
+        "step": {"--gate.step": c.gate.step or 0},
+    }.get(c.gate.rule, {})
+    for flag, steps in watched.items():
         if steps < 1 or steps % c.log_every:
             raise ConfigError(
                 f"{flag} must be a positive multiple of --log-every ({c.log_every}), got {steps}: "
                 "the hand-over is decided when metrics are logged."
             )
-    for flag, number in {
-        "--prior.updates": c.prior.updates,
-        "--offline.updates": c.offline.updates,
-        "--online.random-steps": c.online.random_steps,
-        "--online.learning-starts": c.online.learning_starts,
-        "--learner.warmup-steps": c.learner.warmup_steps,
-        "--gate.ramp-steps": c.gate.ramp_steps,
-    }.items():
-        if number < 0:
-            raise ConfigError(f"{flag} must not be negative, got {number}.")
+    if c.gate.rule == "step" and (c.gate.step or 0) >= c.online.steps:
+        raise ConfigError(
+            f"--gate.step ({c.gate.step}) must come before --online.steps ({c.online.steps})."
+        )
     for flag, size in {
         "--learner.learning-rate": c.learner.learning_rate,
         "--offline.learning-rate": c.offline.learning_rate,
@@ -233,6 +229,42 @@ def check(config: TrainConfig) -> None:
             f"--online.replay-capacity ({capacity}) must hold at least one --online.chunk "
             f"({c.online.chunk})."
         )
+
+
+def check_fields(config: Any, path: str = "") -> None:
+    """Every field, whatever its meaning: of its type, finite, not negative, a known choice."""
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        flag = f"--{path}{field.name}".replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            check_fields(value, f"{path}{field.name}.")
+            continue
+        choices = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else ()
+        if choices and value not in choices:
+            raise unknown_name(f"{flag} choice", str(value), choices)
+        numbers = value if isinstance(value, tuple) else (value,)
+        wanted = str(field.type)
+        for number in numbers:
+            if ("int" in wanted or "float" in wanted) and number is not None:
+                whole = isinstance(number, int) or "float" in wanted
+                if isinstance(number, (str, bool)) or not whole or not 0 <= number < math.inf:
+                    kind = "finite number" if "float" in wanted else "whole number"
+                    raise ConfigError(f"{flag} must be a {kind}, not negative, got {number!r}.")
+        if field.name == "hidden" and (not numbers or min(numbers) < 1):
+            raise ConfigError(f"{flag} must list layer widths of at least 1, got {value}.")
+
+
+def resolved(config: TrainConfig, action_dim: int) -> TrainConfig:
+    """What is left open, filled in, so that config.json says it all."""
+    return override(
+        config,
+        {
+            "dataset": config.dataset.resolve() if config.dataset is not None else None,
+            "prior": {"latent_dim": config.prior.latent_dim or action_dim},
+            "online": {"replay_capacity": config.online.replay_capacity or config.online.steps},
+        },
+    )
 
 
 def to_json(config: Any) -> dict[str, Any]:

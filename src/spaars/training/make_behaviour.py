@@ -48,6 +48,15 @@ def make_behaviour(
     target = task.behaviour
     if target is None:
         raise ConfigError(f"task '{task.name}' has no behaviour target; it brings its own data.")
+    chunk = OnlineConfig().chunk
+    for flag, value in {
+        "--screen-every": config.screen_every,
+        "--max-steps": config.max_steps,
+    }.items():
+        if value < chunk or value % chunk:
+            raise ConfigError(f"{flag} must be a positive multiple of {chunk}, got {value}.")
+    if min(config.screen_episodes, config.confirm_episodes) < 1:
+        raise ConfigError("--screen-episodes and --confirm-episodes must be at least 1.")
     revision = git_revision()  # now: the tree may change while SAC trains
     agent = SAC(config.sac)
     envs = EnvPopulation(task.make_env, [config.seed])

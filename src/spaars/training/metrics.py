@@ -4,17 +4,17 @@ No wall-clock time is written there: the file is bit for bit the same however of
 interrupted. Kinds of record: train, evaluation, episode, event (README.md, The run directory).
 """
 
+import errno
 import json
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from spaars.errors import RunError
+from spaars.training.tensorboard import EventFile
 
 
 def _plain(value: Any) -> Any:
@@ -40,12 +40,9 @@ class MetricsLog:
             )
         with self.path.open("r+b") as file:
             file.truncate(offset)
-        events = run_dir / "tensorboard"
-        # TensorBoard files cannot be cut back; they are rewritten from the metrics instead.
-        shutil.rmtree(events, ignore_errors=True)
-        self.board = SummaryWriter(str(events))
+        self.board = EventFile(run_dir / "tensorboard")
         for line in self.path.read_text().splitlines():
-            self._mirror(json.loads(line))
+            self.board.add(json.loads(line))
         self.file = self.path.open("ab", buffering=0)  # so that `tail -f` shows it
 
     @property
@@ -62,15 +59,15 @@ class MetricsLog:
             for name, value in plain.items()
             if not (isinstance(value, float) and not math.isfinite(value))
         }
-        self.file.write((json.dumps(record) + "\n").encode())
-        self._mirror(record)
-
-    def _mirror(self, record: dict[str, Any]) -> None:
-        group = record.get("phase", record["kind"])
-        for name, value in record.items():
-            if name not in ("seed", "step") and type(value) in (int, float):
-                tag = f"{group}/{name}/seed{record['seed']}"
-                self.board.add_scalar(tag, value, record["step"])
+        line = (json.dumps(record) + "\n").encode()
+        try:
+            written = self.file.write(line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+        self.board.add(record)
 
     def close(self) -> None:
         self.file.close()

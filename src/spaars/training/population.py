@@ -1,7 +1,7 @@
 """A population of seeds trained side by side: the leading axis of every state.
 
 `vmap` on an accelerator, `lax.map` on CPU, where mapping keeps one seed's full throughput and
-vmap over 16 seeds loses 30% of it (measured, docs/lab-notebook.md).
+vmap over 16 seeds loses 30% of it (the design's measurement, see docs/lab-notebook.md).
 """
 
 from collections.abc import Callable

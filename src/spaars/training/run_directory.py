@@ -4,6 +4,7 @@ config.json  metrics.jsonl  summary.json  report.html  figures/  tensorboard/  c
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,33 @@ def default_run_dir(config: TrainConfig) -> Path:
     return path
 
 
+def make_directories(path: Path) -> list[Path]:
+    """`mkdir -p`; returns what had to be made, innermost first."""
+    made = []
+    parent = path
+    while not parent.exists():
+        made.append(parent)
+        parent = parent.parent
+    path.mkdir(parents=True, exist_ok=True)
+    return made
+
+
 def read_config(run_dir: Path) -> tuple[TrainConfig, dict[str, Any]]:
     """The configuration of a run and everything else in its config.json."""
     path = run_dir / "config.json"
     try:
         described = json.loads(path.read_text())
-        return configs.from_json(described["config"]), described
+        config = configs.from_json(described["config"])
+        configs.check(config)
+        described["dataset"]["sha256"]  # resuming compares it
+        return config, described
     except FileNotFoundError as error:
         raise RunError(
             f"{run_dir} is not a run directory: it has no config.json. "
             "Make one with `spaars train TASK --out DIR`."
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise RunError(f"{path} cannot be read: {type(error).__name__}: {error}.") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -56,6 +71,7 @@ def describe_run(config: TrainConfig, dataset: Dataset, revision: str) -> dict[s
         "git_revision": revision,
         "command": command_line(),
         "backend": jax.default_backend(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
     }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from spaars import seeding
 from spaars.data import Dataset
 from spaars.data.replay import as_batch, empty_ring
+from spaars.errors import RunError
 from spaars.report import write_report
 from spaars.tasks import Task
 from spaars.training.checkpoint import Checkpoint, collect, save_checkpoint
@@ -77,6 +78,7 @@ class Trainer:
         )
         mean, std = dataset.observation_statistics()
         self.state = initial_state(config, mean, std, dataset.action_dim)
+        self.loop: OnlineLoop | None = None  # from the first online step on
         self.stop_asked = False
         n = len(config.seeds)
         # JSON only: it travels in the checkpoint.
@@ -87,29 +89,33 @@ class Trainer:
             "wall_seconds": 0.0,
             "scores": [[] for _ in range(n)],  # [env step, score] of every evaluation, per seed
             "episodes": [[] for _ in range(n)],  # [env step, return, terminated], per seed
-            "handover": [None] * n,  # {"step", "score"} once armed
+            "handover": [None] * n,  # {"step", "score", "evaluations" until then} once armed
             "averages": {},  # running means of the metrics since the last line, per seed
         }
 
     # ------------------------------------------------------------------ the run
 
-    def run(self, checkpoint: Checkpoint | None = None) -> Run:
-        """Prior -> offline start -> online -> summary and report."""
+    def run(self, checkpoint: Checkpoint | None = None, started: float | None = None) -> Run:
+        """Prior -> offline start -> online -> summary and report.
+
+        `started` is the `time.monotonic()` that wall_seconds counts from (default: now).
+        """
         if checkpoint is not None:
             self.progress = checkpoint.progress
             self.state = checkpoint.state(self.state)
         self.state = own_buffers(self.state)
-        self.started = time.monotonic() - self.progress["wall_seconds"]
+        started = time.monotonic() if started is None else started
+        self.started = started - self.progress["wall_seconds"]
         self.metrics = MetricsLog(self.run_dir, self.progress["metrics_offset"])
         try:
             with _stop_signals(self):
                 self.run_offline()
                 self.run_online(checkpoint)
+                summary = self.summary()
+                write_json(self.run_dir / "summary.json", summary)
+                write_report(self.run_dir)
         finally:
             self.metrics.close()
-        summary = self.summary()
-        write_json(self.run_dir / "summary.json", summary)
-        write_report(self.run_dir)
         return Run(self.run_dir, summary)
 
     def run_offline(self) -> None:
@@ -139,7 +145,7 @@ class Trainer:
         c = self.config
         envs = EnvPopulation(self.task.make_env, c.seeds)
         evaluator = Evaluator(self.agent, self.task.make_env, c.seeds, c.evaluation.episodes)
-        self.ring = empty_ring(
+        ring = empty_ring(
             len(c.seeds),
             min(c.online.replay_capacity or c.online.steps, c.online.steps),
             self.dataset.observation_dim,
@@ -147,45 +153,48 @@ class Trainer:
         )
         begun = checkpoint is not None and "env_steps" in checkpoint.progress
         if checkpoint is not None and begun:
-            self.ring = checkpoint.ring(self.ring)
+            ring = checkpoint.ring(ring)
             envs.restore(checkpoint.env_state())
         else:
             self.state = jax.vmap(self.agent.begin_online)(self.state)
-        loop = OnlineLoop(self.agent, self.state, self.ring, self.offline, envs, c.online)
+        loop = OnlineLoop(self.agent, self.state, ring, self.offline, envs, c.online)
         self.state = None  # the loop owns it now; the old buffers are donated away
         self.loop, self.envs, self.evaluator = loop, envs, evaluator
         try:
             if not begun:
-                self.evaluate("offline")
-                self.save_online()
+                self.evaluate(loop, "offline")
+                self.save()
             while envs.env_steps < c.online.steps:
                 metrics, episodes = loop.run_chunk()
-                self.after_chunk(metrics, episodes)
+                self.after_chunk(loop, metrics, episodes)
         finally:
             envs.close()
             evaluator.close()
 
-    def after_chunk(self, metrics: dict[str, np.ndarray], episodes: Sequence[Episode]) -> None:
+    def after_chunk(
+        self, loop: OnlineLoop, metrics: dict[str, np.ndarray], episodes: Sequence[Episode]
+    ) -> None:
         """Log, decide the hand-over, evaluate, save: in this order, all at chunk boundaries."""
         c, step = self.config, self.envs.env_steps
         last = step == c.online.steps
         self.accumulate(metrics)
+        self.refuse_divergence(metrics)
         self.log_episodes(episodes)
         if step % c.log_every == 0 or last:
-            evidence = jax.device_get(self.loop.evidence())
+            evidence = jax.device_get(loop.evidence())
             self.accumulate(evidence)
             facts = self.log_averages("train", step=step, phase="online")
             self.show("online", step, c.online.steps, facts)
-            self.consider_handover(evidence)
+            self.consider_handover(loop, evidence)
         if last:
-            self.evaluate("final")
+            self.evaluate(loop, "final")
         elif step % c.evaluation.every == 0:
-            self.evaluate("periodic")
+            self.evaluate(loop, "periodic")
         if step % c.checkpoint_every == 0 or last:
-            self.save_online()
-        self.stop_if_asked(online=True)
+            self.save()
+        self.stop_if_asked()
 
-    def consider_handover(self, evidence: dict[str, np.ndarray]) -> None:
+    def consider_handover(self, loop: OnlineLoop, evidence: dict[str, np.ndarray]) -> None:
         """Arm the gate of every seed whose time has come; score it just before."""
         step, seeds = self.envs.env_steps, self.config.seeds
         armed = np.zeros(len(seeds), bool)
@@ -200,17 +209,21 @@ class Trainer:
                 self.metrics.write("event", seed=seed, step=step, event="handover", reason=reason)
                 self.message(f"seed {seed}: hand-over at step {step}: {reason}")
         if armed.any():
-            self.evaluate("handover", only=armed)
+            self.evaluate(loop, "handover", only=armed)
             for i in np.flatnonzero(armed).tolist():
                 score = self.progress["scores"][i][-1][1]
-                self.progress["handover"][i] = {"step": step, "score": score}
-            self.loop.state = jax.vmap(self.agent.hand_over)(self.loop.state, jnp.asarray(armed))
+                self.progress["handover"][i] = {
+                    "step": step,
+                    "score": score,
+                    "evaluations": len(self.progress["scores"][i]),
+                }
+            loop.state = jax.vmap(self.agent.hand_over)(loop.state, jnp.asarray(armed))
 
     # ------------------------------------------------------------------ looking and logging
 
-    def evaluate(self, label: str, only: np.ndarray | None = None) -> EvalResult:
+    def evaluate(self, loop: OnlineLoop, label: str, only: np.ndarray | None = None) -> EvalResult:
         """Run the evaluation episodes of every seed; write those of `only` (default: all)."""
-        result = self.evaluator(self.loop.state)
+        result = self.evaluator(loop.state)
         step = self.envs.env_steps
         scores = self.task.score(result.returns)
         for i, seed in enumerate(self.config.seeds):
@@ -270,6 +283,16 @@ class Trainer:
             self.metrics.write(kind, seed=seed, step=step, phase=phase, **values)
         return {name: float(np.mean(mean)) for name, mean in means.items()}
 
+    def refuse_divergence(self, metrics: dict[str, np.ndarray]) -> None:
+        """NaN in the values is no result; the last checkpoint still has the networks before."""
+        for seed, value in zip(self.config.seeds, metrics.get("q_mean", ()), strict=False):
+            if not np.isfinite(value):
+                raise RunError(
+                    f"seed {seed}: the critics diverged by step {self.envs.env_steps}. Train anew "
+                    "with a smaller --learner.learning-rate; check the rewards' scale with "
+                    "`spaars data inspect`."
+                )
+
     def show(self, stage: str, done: int, total: int, facts: dict[str, float]) -> None:
         if self.on_progress:
             self.on_progress(Progress(stage, done, total, facts))
@@ -280,21 +303,18 @@ class Trainer:
 
     # ------------------------------------------------------------------ saving and stopping
 
-    def save(self, online: bool = False) -> None:
+    def save(self) -> None:
         self.progress["metrics_offset"] = self.metrics.offset
         self.progress["wall_seconds"] = time.monotonic() - self.started
-        if online:
+        if self.loop is not None:
             saved = collect(self.progress, self.loop.state, self.loop.ring, self.envs.state())
         else:
             saved = collect(self.progress, self.state, None, None)
         save_checkpoint(self.run_dir, saved)
 
-    def save_online(self) -> None:
-        self.save(online=True)
-
-    def stop_if_asked(self, online: bool = False) -> None:
+    def stop_if_asked(self) -> None:
         if self.stop_asked:
-            self.save(online)
+            self.save()
             raise Stopped(f"stopped and saved; go on with `spaars resume {self.run_dir}`")
 
     def summary(self) -> dict[str, Any]:
@@ -316,8 +336,8 @@ class Trainer:
         offline_score = scores[0][1]
         dip = None
         if handover is not None:
-            after = [score for step, score in scores if step > handover["step"]]
-            dip = max([0.0, *(handover["score"] - score for score in after)])
+            after = [score for _, score in scores[handover["evaluations"] :]]
+            dip = max([0.0, *(handover["score"] - score for score in after)]) if after else None
         return {
             "seed": self.config.seeds[i],
             "offline_score": offline_score,
