@@ -143,7 +143,7 @@ def test_broken_config_of_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     (tmp_path / "config.json").write_text('{"config": {"ta')
     assert "cannot be read" in fails(capsys, "eval", tmp_path)
     (tmp_path / "config.json").write_text(
-        '{"config": {"task": "hopper-medium", "transitions": "x"}, "dataset": {"sha256": ""}}'
+        '{"config": {"task": "hopper-medium", "transitions": -5}, "dataset": {"sha256": ""}}'
     )
     assert "--transitions" in fails(capsys, "resume", tmp_path)
 
