@@ -68,9 +68,10 @@ def assert_same_run(run: Path, reference: Run) -> None:
 
 def test_learns_the_task(reference: Run) -> None:
     (seed,) = reference.summary["seeds"]
-    # A noiseless pull to the goal scores 100; the data's controller about 66.
-    assert seed["final_score"] > seed["offline_score"] + 5
-    assert seed["final_score"] > 88
+    # Uniformly random actions score 0, a noiseless pull to the goal 100, the data about 8.
+    assert seed["offline_score"] > 40
+    assert seed["final_score"] > seed["offline_score"] + 8
+    assert seed["final_score"] > 75
     assert seed["handover_step"] is not None
     assert seed["env_steps"] == 1_000
 
@@ -122,7 +123,7 @@ def test_killed_and_resumed_is_the_same_bits(
 ) -> None:
     run = tmp_path / "run"
     process = start(home, run, dataset)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while sign not in metrics(run) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -133,7 +134,7 @@ def test_killed_and_resumed_is_the_same_bits(
     assert sign in metrics(run)
     assert not (run / "summary.json").exists()
     again = start(home, run, dataset, "--resume")
-    _, errors = again.communicate(timeout=120)
+    _, errors = again.communicate(timeout=400)
     assert again.returncode == 0, errors
     assert_same_run(run, reference)
 
@@ -144,7 +145,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
 ) -> None:
     run = tmp_path / "run"
     process = start(home, run, dataset, "--interrupt-at", stage, str(done))
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 130, errors
     assert f"spaars resume {run}" in errors
     assert "Traceback" not in errors
@@ -155,7 +156,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
 def test_full_disk_while_training(dataset: Path, home: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(home, run, dataset, "--limit-file-size", "3000")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 2, errors
     assert "File too large" in errors
     assert "Traceback" not in errors
@@ -166,7 +167,7 @@ def test_killed_between_two_renames(
     reference: Run, dataset: Path, home: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    start(home, run, dataset, "--interrupt-at", "online", "750").wait(timeout=120)
+    start(home, run, dataset, "--interrupt-at", "online", "750").wait(timeout=400)
     checkpoints = run / "checkpoints"
     (checkpoints / "latest.safetensors").rename(checkpoints / "previous.safetensors")
     resume(run)
@@ -185,7 +186,7 @@ def test_a_broken_checkpoint_falls_back_to_the_previous(
     reference: Run, dataset: Path, home: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    start(home, run, dataset, "--interrupt-at", "online", "750").wait(timeout=120)
+    start(home, run, dataset, "--interrupt-at", "online", "750").wait(timeout=400)
     latest = run / "checkpoints" / "latest.safetensors"
     latest.write_bytes(latest.read_bytes()[:1000])
     with pytest.warns(UserWarning, match="going back to previous"):
@@ -200,7 +201,7 @@ def test_a_broken_checkpoint_falls_back_to_the_previous(
 def test_resume_refuses_another_dataset(dataset: Path, home: Path, tmp_path: Path) -> None:
     run, moved = tmp_path / "run", tmp_path / "moved.npz"
     moved.write_bytes(dataset.read_bytes())
-    start(home, run, moved, "--interrupt-at", "prior", "250").wait(timeout=120)
+    start(home, run, moved, "--interrupt-at", "prior", "250").wait(timeout=400)
     toy.point_file(moved, seed=1)
     with pytest.raises(RunError, match="dataset has changed"):
         resume(run)
