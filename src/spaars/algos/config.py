@@ -31,11 +31,17 @@ class LearnerConfig:
     critics: int = 5
     """Ensemble size E; online, the minimum over all is every target and every policy's aim."""
     learning_rate: float = 1e-3
-    """Adam's step size online, all networks."""
+    """Adam's step size at the first online step, all networks."""
+    learning_rate_end: float = 3e-4
+    """Adam's step size once annealed."""
+    learning_rate_steps: int = 10_000
+    """Environment steps over which the step size falls from the one to the other."""
     discount: float = 0.99
     """Discount per environment step."""
     tau: float = 0.01
     """Target critics move by this fraction per online update."""
+    average_tau: float = 0.001
+    """Averaged policies, which are evaluated and deployed, move by this fraction per update."""
     batch_size: int = 128
     """Transitions per online update: halves of 128 twice as often learn faster than 256."""
     latent_entropy_scale: float = 0.5

@@ -33,6 +33,8 @@ class Acting(NamedTuple):
     prior: BehaviourPrior
     latent: TanhGaussianPolicy
     raw: TanhGaussianPolicy
+    latent_average: TanhGaussianPolicy
+    raw_average: TanhGaussianPolicy
     critics: Critics
     armed: Bool[Array, ""]
     raw_share: Float[Array, ""]
@@ -46,6 +48,9 @@ class SpaarsState(NamedTuple):
     value: Learner[MLP]
     latent: Learner[TanhGaussianPolicy]
     raw: Learner[TanhGaussianPolicy]
+    latent_average: TanhGaussianPolicy
+    """Moving averages of both policies' parameters: what is evaluated and deployed."""
+    raw_average: TanhGaussianPolicy
     log_temperature: Learner[Array]
     updates: Int[Array, ""]
     """Online updates so far."""
@@ -69,31 +74,35 @@ class Spaars:
         return self.learner.batch_size
 
     @property
-    def optimizer(self) -> optax.GradientTransformation:
-        return optax.adam(self.learner.learning_rate)
-
-    @property
     def offline_optimizer(self) -> optax.GradientTransformation:
-        """Adam's state is the same whatever its step size, so it goes on online."""
         return optax.adam(self.offline.learning_rate)
+
+    def optimizer(self, updates: Int[Array, ""]) -> optax.GradientTransformation:
+        """The online Adam. Its state, gone on with from offline, holds no step size."""
+        c = self.learner
+        progress = self.steps(updates) / max(c.learning_rate_steps, 1)
+        return optax.adam(latent.linear_anneal(c.learning_rate, c.learning_rate_end, progress))
 
     def init(
         self, key: PRNGKeyArray, observation_mean: Array, observation_std: Array, action_dim: int
     ) -> SpaarsState:
-        c, tx = self.learner, self.optimizer
+        c, tx = self.learner, self.offline_optimizer
         keys = jax.random.split(key, 5)
         dim = observation_mean.shape[0]
         k = self.prior.latent_dim or action_dim
         critics = Critics(dim, action_dim, c.hidden, c.critics, key=keys[0])
-        policy = TanhGaussianPolicy
+        latent_policy = TanhGaussianPolicy(dim, k, c.hidden, key=keys[3])
+        raw = TanhGaussianPolicy(dim, action_dim, c.hidden, key=keys[4])
         return SpaarsState(
             normaliser=Normaliser(observation_mean, observation_std),
             prior=Learner.create(CVAE(dim, action_dim, k, self.prior.hidden, key=keys[1]), tx),
             critics=Learner.create(critics, tx),
             target_critics=critics,
             value=Learner.create(MLP(dim, 1, c.hidden, key=keys[2], layer_norm=True), tx),
-            latent=Learner.create(policy(dim, k, c.hidden, key=keys[3]), tx),
-            raw=Learner.create(policy(dim, action_dim, c.hidden, key=keys[4]), tx),
+            latent=Learner.create(latent_policy, tx),
+            raw=Learner.create(raw, tx),
+            latent_average=latent_policy,
+            raw_average=raw,
             log_temperature=Learner.create(jnp.log(jnp.float32(c.initial_temperature)), tx),
             updates=jnp.int32(0),
             armed_at=jnp.int32(NOT_ARMED),
@@ -162,6 +171,8 @@ class Spaars:
             value=value,
             raw=raw,
             latent=latent_policy,
+            raw_average=raw.params,
+            latent_average=latent_policy.params,
             critics=critics,
             target_critics=polyak(critics.params, state.target_critics, self.offline.tau),
         )
@@ -201,6 +212,8 @@ class Spaars:
             state.prior.params,
             state.latent.params,
             state.raw.params,
+            state.latent_average,
+            state.raw_average,
             state.critics.params,
             armed,
             jnp.where(armed, self.raw_share(state), 0.0),
@@ -249,9 +262,9 @@ class Spaars:
     def act_deterministic(
         self, acting: Acting, observations: Float[Array, "n obs"]
     ) -> tuple[Float[Array, "n act"], Facts]:
-        """Modes of both policies; an open gate is always obeyed, whatever the share limit."""
+        """Modes of both averaged policies; an open gate is always obeyed, whatever the limit."""
         obs = acting.normaliser(observations)
-        raw, u = acting.raw(obs).mode(), acting.latent(obs).mode()
+        raw, u = acting.raw_average(obs).mode(), acting.latent_average(obs).mode()
         raw_wins = self._armed_and_open(acting, obs, raw, u)
         actions = jnp.where(raw_wins[..., None], raw, self.decode(acting.prior, obs, u))
         return actions, {"raw_share": raw_wins.astype(jnp.float32)}
@@ -273,7 +286,7 @@ class Spaars:
         self, state: SpaarsState, batch: Batch, key: PRNGKeyArray
     ) -> tuple[SpaarsState, Metrics]:
         """One online update of everything but the prior."""
-        c, tx = self.learner, self.optimizer
+        c, tx = self.learner, self.optimizer(state.updates)
         batch = state.normaliser.batch(batch)
         target_key, policy_key = jax.random.split(key)
 
@@ -292,9 +305,13 @@ class Spaars:
             lambda: (state, self.no_policy_metrics()),
         )
 
-        # 5. Target critics follow.
-        target_critics = polyak(critics.params, state.target_critics, c.tau)
-        state = state._replace(target_critics=target_critics, updates=state.updates + 1)
+        # 5. Target critics and averaged policies follow.
+        state = state._replace(
+            target_critics=polyak(critics.params, state.target_critics, c.tau),
+            latent_average=polyak(state.latent.params, state.latent_average, c.average_tau),
+            raw_average=polyak(state.raw.params, state.raw_average, c.average_tau),
+            updates=state.updates + 1,
+        )
         return state, metrics | policy_metrics
 
     def next_values(
@@ -326,7 +343,7 @@ class Spaars:
     def update_policies(
         self, state: SpaarsState, batch: Batch, key: PRNGKeyArray
     ) -> tuple[SpaarsState, Metrics]:
-        c, tx = self.learner, self.optimizer
+        c, tx = self.learner, self.optimizer(state.updates)
         critics, prior, obs = state.critics.params, state.prior.params, batch.observations
         latent_key, raw_key = jax.random.split(key)
         since_warmup = self.steps(state.updates) - c.warmup_steps

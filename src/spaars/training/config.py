@@ -193,6 +193,7 @@ def check(config: TrainConfig) -> None:
         "--offline.expectile": c.offline.expectile,
         "--offline.tau": c.offline.tau,
         "--learner.tau": c.learner.tau,
+        "--learner.average-tau": c.learner.average_tau,
     }.items():
         if not 0.0 < share < 1.0:
             raise ConfigError(f"{flag} must lie in (0, 1), got {share}.")
@@ -212,6 +213,7 @@ def check(config: TrainConfig) -> None:
         )
     for flag, size in {
         "--learner.learning-rate": c.learner.learning_rate,
+        "--learner.learning-rate-end": c.learner.learning_rate_end,
         "--offline.learning-rate": c.offline.learning_rate,
         "--learner.initial-temperature": c.learner.initial_temperature,
         "--prior.latent-bound": c.prior.latent_bound,
