@@ -106,8 +106,10 @@ def test_each_phase_trains_its_parts_only(agent, state):
     assert set(metrics) == {"prior_loss", "reconstruction", "kl"}
     after_offline, metrics = offline(after_prior, random_batch(), KEY)
     assert changed(after_prior, after_offline) == {
-        "critics", "target_critics", "value", "latent", "raw",
+        "critics", "target_critics", "value", "latent", "raw", "latent_average", "raw_average",
     }  # fmt: skip
+    assert same(after_offline.latent_average, after_offline.latent.params)
+    assert same(after_offline.raw_average, after_offline.raw.params)
     assert all(np.isfinite(value) for value in metrics.values())
     assert (int(after_offline.updates), int(after_offline.armed_at)) == (0, NOT_ARMED)
     tau = agent.offline.tau
@@ -139,6 +141,29 @@ def test_decoding_stays_within_the_latent_bound(agent, state):
 
 
 # ------------------------------------------------------------------ going online
+
+
+def test_averages_follow_the_policies(agent, state, update):
+    before = at(state, 9)
+    after, _ = update(before, random_batch(), KEY)
+    for name in ("latent", "raw"):
+        average = getattr(after, f"{name}_average")
+        tau = agent.learner.average_tau
+        expected = polyak(getattr(after, name).params, getattr(before, f"{name}_average"), tau)
+        assert not same(average, getattr(after, name).params)
+        for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(average), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
+def test_the_online_step_size_falls(agent, state):
+    learner = dataclasses.replace(
+        agent.learner, learning_rate=1e-2, learning_rate_end=1e-3, learning_rate_steps=10
+    )
+    fast = dataclasses.replace(agent, learner=learner)
+    grads, opt_state = jnp.ones(3), agent.offline_optimizer.init(jnp.zeros(3))
+    for updates, rate in ((0, 1e-2), (5, 5.5e-3), (10, 1e-3), (99, 1e-3)):
+        step, _ = fast.optimizer(jnp.int32(updates)).update(grads, opt_state)
+        np.testing.assert_allclose(step, -rate, rtol=1e-4)
 
 
 def test_begin_online_changes_nothing_unless_raw_acts_alone(agent, state):
@@ -305,6 +330,8 @@ def sees_first_action(state):
         target_critics=critics,
         raw=state.raw._replace(params=raw),
         latent=state.latent._replace(params=latent),
+        raw_average=raw,
+        latent_average=latent,
     )
 
 
