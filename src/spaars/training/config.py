@@ -96,11 +96,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "prior": {"updates": 10_000},
         "offline": {"updates": 15_000},
         "gate": {
-            "earliest_step": 10_000,
-            "latest_step": 15_000,
-            "ramp_steps": 2_000,
+            "earliest_step": 6_000,
+            "latest_step": 8_000,
+            "plateau_window": 2_000,
+            "ramp_steps": 1_000,
         },
-        "online": {"steps": 20_000, "utd": 2},
+        "online": {"steps": 10_000, "utd": 2},
     },
     "full": {
         "gate": {"earliest_step": 20_000},
