@@ -128,9 +128,8 @@ def test_killed_and_resumed_is_the_same_bits(
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.kill()
-    process.wait()
-    assert process.stderr is not None
-    assert process.returncode == -signal.SIGKILL, process.stderr.read()
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
     assert sign in metrics(run)
     assert not (run / "summary.json").exists()
     again = start(home, run, dataset, "--resume")
@@ -167,7 +166,7 @@ def test_killed_between_two_renames(
     reference: Run, dataset: Path, home: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    start(home, run, dataset, "--interrupt-at", "online", "750").wait(timeout=400)
+    start(home, run, dataset, "--interrupt-at", "online", "750").communicate(timeout=400)
     checkpoints = run / "checkpoints"
     (checkpoints / "latest.safetensors").rename(checkpoints / "previous.safetensors")
     resume(run)
@@ -186,7 +185,7 @@ def test_a_broken_checkpoint_falls_back_to_the_previous(
     reference: Run, dataset: Path, home: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    start(home, run, dataset, "--interrupt-at", "online", "750").wait(timeout=400)
+    start(home, run, dataset, "--interrupt-at", "online", "750").communicate(timeout=400)
     latest = run / "checkpoints" / "latest.safetensors"
     latest.write_bytes(latest.read_bytes()[:1000])
     with pytest.warns(UserWarning, match="going back to previous"):
@@ -201,7 +200,7 @@ def test_a_broken_checkpoint_falls_back_to_the_previous(
 def test_resume_refuses_another_dataset(dataset: Path, home: Path, tmp_path: Path) -> None:
     run, moved = tmp_path / "run", tmp_path / "moved.npz"
     moved.write_bytes(dataset.read_bytes())
-    start(home, run, moved, "--interrupt-at", "prior", "250").wait(timeout=400)
+    start(home, run, moved, "--interrupt-at", "prior", "250").communicate(timeout=400)
     toy.point_file(moved, seed=1)
     with pytest.raises(RunError, match="dataset has changed"):
         resume(run)
