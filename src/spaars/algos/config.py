@@ -43,7 +43,7 @@ class LearnerConfig:
     average_tau: float = 0.001
     """Averaged policies, which are evaluated and deployed, move by this fraction per update."""
     batch_size: int = 128
-    """Transitions per online update: halves of 128 twice as often learn faster than 256."""
+    """Transitions per online update."""
     latent_entropy_scale: float = 0.5
     """Target entropy of the latent policy = -scale * k (nats)."""
     initial_temperature: float = 0.1
