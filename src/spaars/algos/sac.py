@@ -1,15 +1,17 @@
-"""Soft actor-critic (Haarnoja et al., 2018) with an ensemble of LayerNorm critics.
+"""Soft actor-critic (Haarnoja et al., 2018), and RLPD (Ball et al., 2023) as a configuration.
 
-It trains the behaviour policies; its losses also serve SPAARS.
+RLPD is SAC on half offline, half online batches, with ten LayerNorm critics, targets by the
+minimum of two drawn at random, and many critic updates per actor update. SAC also trains the
+behaviour policies; its losses also serve SPAARS.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from spaars.algos.agent import Facts, Phase
 from spaars.data.replay import Batch, Normaliser
@@ -52,6 +54,19 @@ def temperature_loss(
     return -jnp.exp(log_temperature) * jax.lax.stop_gradient(log_probs + target_entropy).mean()
 
 
+def subset_minimum(
+    q: Float[Array, "ensemble b"], size: int | None, key: PRNGKeyArray
+) -> Float[Array, " b"]:
+    """Minimum over `size` members drawn at random, the same for the whole batch; None: over all.
+
+    REDQ (Chen et al., 2021, algorithm 1).
+    """
+    if size is None or size >= q.shape[0]:
+        return q.min(0)
+    members = jax.random.choice(key, q.shape[0], (size,), replace=False)
+    return q[members].min(0)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SACConfig:
     """Hyper-parameters of SAC; the defaults are the paper's."""
@@ -59,7 +74,15 @@ class SACConfig:
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of actor and critics."""
     critics: int = 2
-    """Ensemble size; targets and actor take the minimum."""
+    """Ensemble size."""
+    layer_norm: bool = False
+    """LayerNorm in the critics (RLPD)."""
+    target_subset: int | None = None
+    """Critics drawn at random for the minimum in a target (RLPD: 2); None: all."""
+    actor_aggregate: Literal["min", "mean"] = "min"
+    """What the actor climbs: the critics' minimum (SAC) or mean (RLPD)."""
+    actor_every: int = 1
+    """Critic updates per update of actor and temperature (RLPD: as many as updates per step)."""
     learning_rate: float = 3e-4
     """Adam's step size, all networks."""
     discount: float = 0.99
@@ -82,6 +105,7 @@ class SACState(NamedTuple):
     critics: Learner[Critics]
     target_critics: Critics
     log_temperature: Learner[Array]
+    updates: Int[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +128,16 @@ class SAC:
         c, tx = self.config, self.optimizer
         actor_key, critic_key = jax.random.split(key)
         dim = observation_mean.shape[0]
-        critics = Critics(dim, action_dim, c.hidden, c.critics, key=critic_key)
+        critics = Critics(
+            dim, action_dim, c.hidden, c.critics, key=critic_key, layer_norm=c.layer_norm
+        )
         return SACState(
             normaliser=Normaliser(observation_mean, observation_std),
             actor=Learner.create(TanhGaussianPolicy(dim, action_dim, c.hidden, key=actor_key), tx),
             critics=Learner.create(critics, tx),
             target_critics=critics,
             log_temperature=Learner.create(jnp.log(jnp.float32(c.initial_temperature)), tx),
+            updates=jnp.int32(0),
         )
 
     def offline_phases(self) -> tuple[Phase, ...]:
@@ -139,38 +166,57 @@ class SAC:
     def update(self, state: SACState, batch: Batch, key: PRNGKeyArray) -> tuple[SACState, Metrics]:
         c, tx = self.config, self.optimizer
         batch = state.normaliser.batch(batch)
-        target_key, actor_key = jax.random.split(key)
+        target_key, subset_key, actor_key = jax.random.split(key, 3)
         temperature = jnp.exp(state.log_temperature.params)
 
         # 1. Critics towards the soft Bellman target.
         next_actions, next_log_probs = state.actor.params(
             batch.next_observations
         ).sample_and_log_prob(target_key)
-        next_values = state.target_critics(batch.next_observations, next_actions).min(0)
+        next_q = state.target_critics(batch.next_observations, next_actions)
+        next_values = subset_minimum(next_q, c.target_subset, subset_key)
         if c.entropy_backup:
             next_values -= temperature * next_log_probs
         targets = td_targets(batch.rewards, batch.terminated, next_values, c.discount)
         critics, critic_metrics = descend(
             critic_loss, state.critics, tx, batch.observations, batch.actions, targets
         )
+        state = state._replace(critics=critics, updates=state.updates + 1)
 
-        # 2. Actor towards the critics' minimum.
-        def loss(actor: TanhGaussianPolicy) -> tuple[Array, tuple[Array, Metrics]]:
-            actions, log_probs = actor(batch.observations).sample_and_log_prob(actor_key)
-            q = critics.params(batch.observations, actions).min(0)
-            value = actor_loss(log_probs, q, temperature)
-            return value, (log_probs, {"actor_loss": value, "entropy": -log_probs.mean()})
-
-        grads, (log_probs, actor_metrics) = jax.grad(loss, has_aux=True)(state.actor.params)
-        actor = state.actor.apply(grads, tx)
-
-        # 3. Temperature towards the target entropy.
-        target_entropy = -c.target_entropy_scale * batch.actions.shape[-1]
-        grad = jax.grad(temperature_loss)(state.log_temperature.params, log_probs, target_entropy)
-        log_temperature = state.log_temperature.apply(grad, tx)
+        # 2.-3. Actor and temperature, at every `actor_every`th update.
+        if c.actor_every == 1:
+            state, actor_metrics = self.update_actor(state, batch.observations, actor_key)
+        else:
+            state, actor_metrics = jax.lax.cond(
+                state.updates % c.actor_every == 0,
+                lambda: self.update_actor(state, batch.observations, actor_key),
+                lambda: (state, dict.fromkeys(("actor_loss", "entropy"), jnp.float32(jnp.nan))),
+            )
 
         # 4. Target critics follow.
-        target_critics = polyak(critics.params, state.target_critics, c.tau)
-        metrics = critic_metrics | actor_metrics | {"temperature": temperature}
-        new = SACState(state.normaliser, actor, critics, target_critics, log_temperature)
-        return new, metrics
+        state = state._replace(target_critics=polyak(critics.params, state.target_critics, c.tau))
+        return state, critic_metrics | actor_metrics | {"temperature": temperature}
+
+    def update_actor(
+        self, state: SACState, observations: Float[Array, "b obs"], key: PRNGKeyArray
+    ) -> tuple[SACState, Metrics]:
+        c, tx, critics = self.config, self.optimizer, state.critics.params
+        temperature = jnp.exp(state.log_temperature.params)
+
+        # 2. Actor up the critics.
+        def loss(actor: TanhGaussianPolicy) -> tuple[Array, Array]:
+            actions, log_probs = actor(observations).sample_and_log_prob(key)
+            q = critics(observations, actions)
+            q = q.min(0) if c.actor_aggregate == "min" else q.mean(0)
+            return actor_loss(log_probs, q, temperature), log_probs
+
+        (value, log_probs), grads = jax.value_and_grad(loss, has_aux=True)(state.actor.params)
+
+        # 3. Temperature towards the target entropy.
+        target_entropy = -c.target_entropy_scale * state.actor.params(observations).mean.shape[-1]
+        grad = jax.grad(temperature_loss)(state.log_temperature.params, log_probs, target_entropy)
+        state = state._replace(
+            actor=state.actor.apply(grads, tx),
+            log_temperature=state.log_temperature.apply(grad, tx),
+        )
+        return state, {"actor_loss": value, "entropy": -log_probs.mean()}

@@ -97,12 +97,15 @@ def sample_mixed(
     key: PRNGKeyArray,
     updates: int,
     batch_size: int,
-    offline_fraction: float,
+    offline_fraction: float | None,
 ) -> Batch:
     """Leaves (updates, batch, ...): first the offline rows, then the online rows.
 
-    Exactly round(batch_size * offline_fraction) rows of every batch come from the dataset.
+    Exactly round(batch_size * offline_fraction) rows of every batch come from the dataset; with
+    None, each row comes from anywhere in dataset and ring with the same probability.
     """
+    if offline_fraction is None:
+        return _sample_union(offline, ring, seed_index, key, (updates, batch_size))
     n_offline = round(batch_size * offline_fraction) if offline is not None else 0
     offline_key, online_key = jax.random.split(key)
     parts = []
@@ -112,6 +115,27 @@ def sample_mixed(
         shape = (updates, batch_size - n_offline)
         parts.append(sample_online(ring, seed_index, online_key, shape))
     return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
+
+
+def _sample_union(
+    offline: Batch | None,
+    ring: Ring,
+    seed_index: Int[Array, ""],
+    key: PRNGKeyArray,
+    shape: tuple[int, ...],
+) -> Batch:
+    if offline is None:
+        return sample_online(ring, seed_index, key, shape)
+    logged = offline.rewards.shape[0]
+    rows = jax.random.randint(key, shape, 0, logged + ring.size)
+
+    def pick(offline: Array, online: Array) -> Array:
+        from_offline = offline[jnp.minimum(rows, logged - 1)]
+        from_online = online[seed_index, jnp.maximum(rows - logged, 0)]
+        is_logged = (rows < logged).reshape(rows.shape + (1,) * (from_offline.ndim - rows.ndim))
+        return jnp.where(is_logged, from_offline, from_online)
+
+    return jax.tree.map(pick, offline, ring.storage)
 
 
 def as_batch(

@@ -1,17 +1,19 @@
 """Networks: small, batched, typed."""
 
-from spaars.nn.distributions import TanhNormal
+from spaars.nn.distributions import Normal, TanhNormal
 from spaars.nn.layers import MLP, Critics, LayerNorm, Linear, polyak
 from spaars.nn.learner import Learner, Metrics, descend
-from spaars.nn.policy import TanhGaussianPolicy
+from spaars.nn.policy import GaussianPolicy, TanhGaussianPolicy
 
 __all__ = [
     "MLP",
     "Critics",
+    "GaussianPolicy",
     "LayerNorm",
     "Learner",
     "Linear",
     "Metrics",
+    "Normal",
     "TanhGaussianPolicy",
     "TanhNormal",
     "descend",

@@ -1,4 +1,4 @@
-"""The tanh-squashed diagonal Gaussian, the only policy distribution of the package."""
+"""Diagonal Gaussians: squashed by tanh (all policies but IQL's and BC's) and plain."""
 
 from typing import NamedTuple
 
@@ -43,6 +43,26 @@ class TanhNormal(NamedTuple):
         noise = (x - self.mean) * jnp.exp(-self.log_std)
         log_prob = -0.5 * jnp.square(noise) - self.log_std - 0.5 * LOG_2PI
         return (log_prob - log_tanh_slope(x)).sum(-1)
+
+
+class Normal(NamedTuple):
+    """y ~ N(mean, exp(log_std)^2), per dimension; actions are clipped where they are executed.
+
+    Shapes: `mean`: (*batch, n); `log_std`: (*batch, n) or (n,).
+    """
+
+    mean: Float[Array, "*batch n"]
+    log_std: Float[Array, "*#batch n"]
+
+    def mode(self) -> Float[Array, "*batch n"]:
+        return self.mean
+
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "*batch n"]:
+        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
+
+    def log_prob(self, y: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+        noise = (y - self.mean) * jnp.exp(-self.log_std)
+        return (-0.5 * jnp.square(noise) - self.log_std - 0.5 * LOG_2PI).sum(-1)
 
 
 def log_tanh_slope(x: Float[Array, "*any"]) -> Float[Array, "*any"]:

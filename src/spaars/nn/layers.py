@@ -97,9 +97,10 @@ class Critics(eqx.Module):
         size: int,
         *,
         key: PRNGKeyArray,
+        layer_norm: bool = True,
     ):
         self.members = tuple(
-            MLP(observation_dim + action_dim, 1, hidden, key=k, layer_norm=True)
+            MLP(observation_dim + action_dim, 1, hidden, key=k, layer_norm=layer_norm)
             for k in jax.random.split(key, size)
         )
 

@@ -2,15 +2,20 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
+from spaars.algos.agent import Agent
+from spaars.algos.bc import BC, BCConfig
 from spaars.algos.config import LearnerConfig, OfflineConfig
 from spaars.algos.gate import GateConfig
+from spaars.algos.iql import IQL, IQLConfig
+from spaars.algos.sac import SAC, SACConfig
 from spaars.algos.spaars import Spaars
+from spaars.data import Dataset
 from spaars.errors import ConfigError, unknown_name
 from spaars.priors.cvae import PriorConfig
 from spaars.training.online import OnlineConfig
@@ -35,7 +40,7 @@ class TrainConfig:
     task: tyro.conf.Suppress[str]
     """Task name, such as hopper-medium; on the command line the first word, not a flag."""
     method: str = "spaars"
-    """spaars, or latent-only (the same agent whose gate never opens)."""
+    """spaars, latent-only (its gate never opens), or a peer: iql, rlpd, sac, bc."""
     preset: Preset = "quick"
     """Starting point of all other values: smoke (a minute, touches every phase), quick (minutes),
     full (hours)."""
@@ -55,17 +60,98 @@ class TrainConfig:
     gate: GateConfig = GateConfig()
     online: OnlineConfig = OnlineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    iql: IQLConfig = IQLConfig()
+    sac: SACConfig = SACConfig()
+    bc: BCConfig = BCConfig()
 
-    def agent(self) -> Spaars:
+    def agent(self) -> Agent:
         """The agent that this configuration describes."""
-        return Spaars(self.prior, self.offline, self.learner, self.gate, self.online.utd)
+        return METHODS[self.method].build(self)
 
 
-# What a method exchanges in the agent; everything else is shared, so that a comparison differs
-# in one thing at a time.
-METHODS: dict[str, dict[str, Any]] = {
-    "spaars": {},
-    "latent-only": {"gate": {"rule": "never"}},
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """An agent, what it reads of the configuration, and the settings that make the method."""
+
+    build: Callable[[TrainConfig], Agent]
+    sections: tuple[str, ...]
+    """Sections of TrainConfig that the agent reads; a change in any other is refused."""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """Settings on top of the shared preset of that name."""
+
+
+def _spaars(c: TrainConfig) -> Agent:
+    return Spaars(c.prior, c.offline, c.learner, c.gate, c.online.utd)
+
+
+# The harness (data, replay, envs, evaluation) is shared, so that a comparison differs in the
+# agent alone. The peers' settings are the published ones (design section 4) where they can run
+# on two cores; a comment says where not.
+METHODS: dict[str, Method] = {
+    "spaars": Method(build=_spaars, sections=("prior", "offline", "learner", "gate")),
+    "latent-only": Method(
+        build=_spaars,
+        sections=("prior", "offline", "learner", "gate"),
+        settings={"gate": {"rule": "never"}},
+    ),
+    "iql": Method(
+        build=lambda c: IQL(c.iql),
+        sections=("iql",),
+        # Fine-tuning: one update per step, uniform over logged and online data.
+        settings={"online": {"utd": 1, "offline_fraction": None, "learning_starts": 0}},
+        presets={
+            "smoke": {"iql": {"updates": 1_000, "hidden": (64, 64)}},
+            "quick": {"iql": {"updates": 100_000}},  # published: 1,000,000
+        },
+    ),
+    "rlpd": Method(
+        build=lambda c: SAC(c.sac),
+        sections=("sac",),
+        settings={
+            "online": {"utd": 20, "random_steps": 5_000, "learning_starts": 5_000},
+            "sac": {
+                "critics": 10,
+                "layer_norm": True,
+                "target_subset": 2,
+                "actor_aggregate": "mean",
+                "actor_every": 20,
+                "target_entropy_scale": 0.5,
+            },
+        },
+        presets={
+            "smoke": {
+                "online": {"utd": 1, "random_steps": 500, "learning_starts": 500},
+                "sac": {"critics": 3, "actor_every": 1, "hidden": (64, 64)},
+            },
+            # Published: 20 updates per step. Two as the other methods, at equal compute.
+            "quick": {"online": {"utd": 2}, "sac": {"actor_every": 2}},
+        },
+    ),
+    "sac": Method(
+        build=lambda c: SAC(c.sac),
+        sections=("sac",),
+        settings={
+            "online": {
+                "utd": 1,
+                "offline_fraction": 0.0,
+                "random_steps": 5_000,
+                "learning_starts": 5_000,
+            }
+        },
+        presets={
+            "smoke": {
+                "online": {"random_steps": 500, "learning_starts": 500},
+                "sac": {"hidden": (64, 64)},
+            }
+        },
+    ),
+    "bc": Method(
+        build=lambda c: BC(c.bc),
+        sections=("bc",),
+        settings={"online": {"steps": 0}},
+        presets={"smoke": {"bc": {"updates": 1_000, "hidden": (64, 64)}}},
+    ),
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -122,7 +208,8 @@ def preset_config(
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
     config = TrainConfig(task=task, method=method, preset=preset)  # type: ignore[arg-type]
-    for layer in (PRESETS[preset], METHODS[method], changes):
+    own = METHODS[method]
+    for layer in (PRESETS[preset], own.settings, own.presets.get(preset, {}), changes):
         config = override(config, layer)
     return config
 
@@ -148,6 +235,7 @@ def check(config: TrainConfig) -> None:
         raise unknown_name("method", c.method, METHODS)
     if not c.seeds or len(set(c.seeds)) != len(c.seeds) or max(c.seeds) >= 2**32:
         raise ConfigError(f"--seeds must be distinct integers from 0 to 2^32 - 1, got {c.seeds}.")
+    refuse_unread(c)
     if c.method == "latent-only" and c.gate.rule != "never":
         raise ConfigError(
             f"--method latent-only means --gate.rule never, got '{c.gate.rule}'. "
@@ -163,11 +251,16 @@ def check(config: TrainConfig) -> None:
         "--learner.batch-size": c.learner.batch_size,
         "--offline.batch-size": c.offline.batch_size,
         "--prior.latent-dim": c.prior.latent_dim if c.prior.latent_dim is not None else 1,
-        "--online.steps": c.online.steps,
         "--online.chunk": c.online.chunk,
         "--online.utd": c.online.utd,
         "--evaluation.every": c.evaluation.every,
         "--evaluation.episodes": c.evaluation.episodes,
+        "--iql.batch-size": c.iql.batch_size,
+        "--sac.batch-size": c.sac.batch_size,
+        "--sac.critics": c.sac.critics,
+        "--sac.actor-every": c.sac.actor_every,
+        "--sac.target-subset": c.sac.target_subset if c.sac.target_subset is not None else 1,
+        "--bc.batch-size": c.bc.batch_size,
     }
     for flag, value in positive.items():
         if value < 1:
@@ -183,8 +276,10 @@ def check(config: TrainConfig) -> None:
                 f"{flag} must be a multiple of --online.chunk ({c.online.chunk}), got {value}: "
                 "the run only looks up between two chunks."
             )
+    if c.method == "bc" and c.online.steps:
+        raise ConfigError("--method bc learns from the logged data only: leave --online.steps 0.")
     for flag, share in {
-        "--online.offline-fraction": c.online.offline_fraction,
+        "--online.offline-fraction": c.online.offline_fraction or 0.0,
         "--gate.raw-share-cap": c.gate.raw_share_cap,
     }.items():
         if not 0.0 <= share <= 1.0:
@@ -195,20 +290,26 @@ def check(config: TrainConfig) -> None:
         "--offline.tau": c.offline.tau,
         "--learner.tau": c.learner.tau,
         "--learner.average-tau": c.learner.average_tau,
+        "--iql.discount": c.iql.discount,
+        "--iql.expectile": c.iql.expectile,
+        "--iql.tau": c.iql.tau,
+        "--sac.discount": c.sac.discount,
+        "--sac.tau": c.sac.tau,
     }.items():
         if not 0.0 < share < 1.0:
             raise ConfigError(f"{flag} must lie in (0, 1), got {share}.")
+    gated = "gate" in METHODS[c.method].sections and c.online.steps > 0
     watched = {
         "advantage": {"--gate.plateau-window": c.gate.plateau_window},
         "step": {"--gate.step": c.gate.step or 0},
-    }.get(c.gate.rule, {})
+    }.get(c.gate.rule if gated else "never", {})
     for flag, steps in watched.items():
         if steps < 1 or steps % c.log_every:
             raise ConfigError(
                 f"{flag} must be a positive multiple of --log-every ({c.log_every}), got {steps}: "
                 "the hand-over is decided when metrics are logged."
             )
-    if c.gate.rule == "step" and (c.gate.step or 0) >= c.online.steps:
+    if gated and c.gate.rule == "step" and (c.gate.step or 0) >= c.online.steps:
         raise ConfigError(
             f"--gate.step ({c.gate.step}) must come before --online.steps ({c.online.steps})."
         )
@@ -218,6 +319,11 @@ def check(config: TrainConfig) -> None:
         "--offline.learning-rate": c.offline.learning_rate,
         "--learner.initial-temperature": c.learner.initial_temperature,
         "--prior.latent-bound": c.prior.latent_bound,
+        "--iql.learning-rate": c.iql.learning_rate,
+        "--iql.reward-scale": c.iql.reward_scale if c.iql.reward_scale is not None else 1.0,
+        "--sac.learning-rate": c.sac.learning_rate,
+        "--sac.initial-temperature": c.sac.initial_temperature,
+        "--bc.learning-rate": c.bc.learning_rate,
     }.items():
         if not size > 0.0:
             raise ConfigError(f"{flag} must be positive, got {size}.")
@@ -232,6 +338,23 @@ def check(config: TrainConfig) -> None:
             f"--online.replay-capacity ({capacity}) must hold at least one --online.chunk "
             f"({c.online.chunk})."
         )
+
+
+def refuse_unread(config: TrainConfig) -> None:
+    """A setting that the method does not read would be a silent mistake."""
+    default = preset_config(config.task, config.method, config.preset)
+    read = METHODS[config.method].sections
+    sections = {name for method in METHODS.values() for name in method.sections}
+    for section in sorted(sections - set(read)):
+        mine, theirs = getattr(config, section), getattr(default, section)
+        for field in dataclasses.fields(mine):
+            if getattr(mine, field.name) != getattr(theirs, field.name):
+                flag = f"--{section}.{field.name}".replace("_", "-")
+                raise ConfigError(
+                    f"--method {config.method} does not read {flag}. Leave it out; it reads "
+                    + ", ".join(f"--{name}.*" for name in (*read, "online", "evaluation"))
+                    + "."
+                )
 
 
 def check_fields(config: Any, path: str = "") -> None:
@@ -258,16 +381,28 @@ def check_fields(config: Any, path: str = "") -> None:
             raise ConfigError(f"{flag} must list layer widths of at least 1, got {value}.")
 
 
-def resolved(config: TrainConfig, action_dim: int) -> TrainConfig:
+def resolved(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     """What is left open, filled in, so that config.json says it all."""
-    return override(
-        config,
-        {
-            "dataset": config.dataset.resolve() if config.dataset is not None else None,
-            "prior": {"latent_dim": config.prior.latent_dim or action_dim},
-            "online": {"replay_capacity": config.online.replay_capacity or config.online.steps},
-        },
-    )
+    open_fields: dict[str, Any] = {
+        "dataset": config.dataset.resolve() if config.dataset is not None else None,
+        "online": {"replay_capacity": config.online.replay_capacity or config.online.steps or None},
+    }
+    read = METHODS[config.method].sections
+    if "prior" in read:
+        open_fields["prior"] = {"latent_dim": config.prior.latent_dim or dataset.action_dim}
+    if "iql" in read and config.iql.reward_scale is None:
+        open_fields["iql"] = {"reward_scale": published_reward_scale(dataset)}
+    return override(config, open_fields)
+
+
+def published_reward_scale(dataset: Dataset) -> float:
+    """1000 / (best - worst return) over the dataset's whole episodes (IQL's locomotion recipe).
+
+    1 where fewer than two episodes differ.
+    """
+    returns = dataset.episode_returns()
+    span = float(returns.max() - returns.min()) if len(returns) else 0.0
+    return 1_000.0 / span if span > 0.0 else 1.0
 
 
 def to_json(config: Any) -> dict[str, Any]:

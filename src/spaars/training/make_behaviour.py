@@ -33,7 +33,7 @@ class BehaviourConfig:
     """Stochastic episodes of a screening."""
     confirm_episodes: int = 100
     """Stochastic episodes that must confirm a passed screening."""
-    sac: SACConfig = SACConfig()
+    sac: SACConfig = SACConfig(layer_norm=True)
     """The learner."""
 
 

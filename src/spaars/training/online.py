@@ -21,13 +21,13 @@ class OnlineConfig:
     """The online phase."""
 
     steps: int = 300_000
-    """Environment steps per seed."""
+    """Environment steps per seed; 0 ends the run with the evaluation of the offline policy."""
     chunk: int = 50
     """Environment steps between two rounds of updates (the policy acts unchanged meanwhile)."""
     utd: int = 1
     """Update-to-data ratio: gradient updates per environment step."""
-    offline_fraction: float = 0.5
-    """Share of every batch that comes from the offline dataset."""
+    offline_fraction: float | None = 0.5
+    """Share of every batch that comes from the offline dataset; None: uniform over both."""
     random_steps: int = 0
     """First steps with uniformly random actions (for agents that start from nothing)."""
     learning_starts: int = 1_000

@@ -50,7 +50,7 @@ def train(
     made = make_directories(run_dir)  # now, so that a missing permission costs no compute
     try:
         dataset = _load(config, task, on_progress)
-        config = configs.resolved(config, dataset.action_dim)
+        config = configs.resolved(config, dataset)
         write_json(run_dir / "config.json", describe_run(config, dataset, revision))
     except BaseException:
         for directory in made:

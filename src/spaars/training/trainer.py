@@ -162,7 +162,9 @@ class Trainer:
         self.loop, self.envs, self.evaluator = loop, envs, evaluator
         try:
             if not begun:
-                self.evaluate(loop, "offline")
+                # What an agent that starts from nothing has before its first step is no offline
+                # policy.
+                self.evaluate(loop, "offline" if self.phases else "initial")
                 self.save()
             while envs.env_steps < c.online.steps:
                 metrics, episodes = loop.run_chunk()
@@ -196,6 +198,8 @@ class Trainer:
 
     def consider_handover(self, loop: OnlineLoop, evidence: dict[str, np.ndarray]) -> None:
         """Arm the gate of every seed whose time has come; score it just before."""
+        if not evidence:
+            return  # an agent without a gate
         step, seeds = self.envs.env_steps, self.config.seeds
         armed = np.zeros(len(seeds), bool)
         for i, seed in enumerate(seeds):
@@ -333,7 +337,7 @@ class Trainer:
         scores, handover = self.progress["scores"][i], self.progress["handover"][i]
         steps = self.config.online.steps
         falls = sum(terminated for *_, terminated in self.progress["episodes"][i])
-        offline_score = scores[0][1]
+        offline_score = scores[0][1] if self.phases else None
         dip = None
         if handover is not None:
             after = [score for _, score in scores[handover["evaluations"] :]]
@@ -345,8 +349,10 @@ class Trainer:
             "handover_step": handover["step"] if handover else None,
             "final_score": scores[-1][1],
             "dip_worst": dip,
-            "drop_below_offline": max(offline_score - score for _, score in scores),
-            "falls_per_1k": 1000.0 * falls / steps,
+            "drop_below_offline": (
+                None if offline_score is None else max(offline_score - score for _, score in scores)
+            ),
+            "falls_per_1k": 1000.0 * falls / steps if steps else None,
             "env_steps": steps,
             "wall_seconds": round(time.monotonic() - self.started, 1),
         }
