@@ -15,6 +15,7 @@ usage: spaars COMMAND ...
   train TASK            learn from logged data, then online; leaves a run directory
   resume RUN            go on with an interrupted run, bit for bit
   eval RUN              evaluate a run's last checkpoint
+  bench SUITE           run a suite of tasks, variants and seeds; skips what is done
   report RUN            rebuild a run's figures and report.html
   data make TASK        record the task's embedded dataset into the cache
   data make-behaviour TASK
@@ -30,6 +31,7 @@ COMMANDS = {
     ("train",): "spaars.cli.train",
     ("resume",): "spaars.cli.resume",
     ("eval",): "spaars.cli.eval",
+    ("bench",): "spaars.cli.bench",
     ("report",): "spaars.cli.report",
     ("data", "make"): "spaars.cli.data_make",
     ("data", "make-behaviour"): "spaars.cli.data_make_behaviour",
@@ -38,7 +40,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 2 bad input, 130 stopped by Ctrl-C (resumable)."""
+    """Entry point. Exit codes: 0 done, 1 a suite's run failed, 2 bad input, 130 stopped."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     if not debug:

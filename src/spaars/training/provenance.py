@@ -1,6 +1,7 @@
 """What made a file: versions, git revision, command. Written into every run and result."""
 
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -39,4 +40,4 @@ def git_revision() -> str:
 
 def command_line() -> str:
     """The command as typed, without the path of the executable."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
