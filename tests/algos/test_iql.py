@@ -5,12 +5,16 @@ import numpy as np
 import pytest
 
 from spaars.algos.iql import (
+    IQL,
+    IQLConfig,
     expectile_loss,
+    exponential_weights,
     regression_weights,
     value_loss,
     weighted_regression_loss,
 )
-from spaars.nn import MLP, TanhGaussianPolicy
+from spaars.data.replay import Batch
+from spaars.nn import MLP, GaussianPolicy, TanhGaussianPolicy
 
 KEY = jax.random.key(0)
 
@@ -120,3 +124,65 @@ def test_no_gradient_through_the_weights():
         )
 
     np.testing.assert_array_equal(jax.grad(loss)(jnp.array([2.0, 0.5])), [0.0, 0.0])
+
+
+# ------------------------------------------------------------------ the peer
+
+
+def test_exponential_weights_golden():
+    # e^(3 * 0), e^(3 ln 2) = 8, and 100 where e^30 would be
+    advantages = jnp.array([0.0, np.log(2.0), 10.0])
+    np.testing.assert_allclose(exponential_weights(advantages, 3.0), [1.0, 8.0, 100.0], rtol=1e-6)
+
+
+def test_regression_of_the_published_policy_golden():
+    """Mean tanh(0.5) everywhere, std 1: -log pi = ((a - tanh 0.5)^2 + log 2 pi) / 2."""
+    policy = eqx.tree_at(
+        lambda p: (p.net.layers[0].weight, p.net.layers[0].bias),
+        GaussianPolicy(1, 1, (), key=KEY),
+        (jnp.zeros((1, 1)), jnp.array([0.5])),
+    )
+    loss = weighted_regression_loss(
+        policy, jnp.zeros((2, 1)), jnp.array([[0.0], [1.0]]), jnp.array([1.0, 3.0])
+    )
+    mean, constant = np.tanh(0.5), np.log(2.0 * np.pi)
+    nll = [0.5 * (mean**2 + constant), 0.5 * ((1.0 - mean) ** 2 + constant)]
+    assert float(loss) == pytest.approx((1.0 * nll[0] + 3.0 * nll[1]) / 2.0, rel=1e-6)
+
+
+def peer_batch(n=16):
+    keys = jax.random.split(jax.random.key(7), 4)
+    return Batch(
+        observations=jax.random.normal(keys[0], (n, 3)),
+        actions=jax.random.uniform(keys[1], (n, 2), minval=-1.0),
+        rewards=jax.random.normal(keys[2], (n,)),
+        next_observations=jax.random.normal(keys[3], (n, 3)),
+        terminated=jnp.ones(n),
+    )
+
+
+def test_actor_step_size_falls_to_zero_offline_and_is_whole_online():
+    agent = IQL(IQLConfig(updates=100))
+    rates = [float(agent.actor_learning_rate(jnp.int32(n))) for n in (0, 50, 99, 100, 500)]
+    np.testing.assert_allclose(rates[:2], [3e-4, 1.5e-4], rtol=1e-5)
+    assert 0.0 < rates[2] < 1e-6
+    np.testing.assert_allclose(rates[3:], [3e-4, 3e-4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_rewards_are_scaled_in_the_critics_targets(scale):
+    """All transitions end, so the target is scale * r alone: one loss tells the scale."""
+    agent = IQL(IQLConfig(hidden=(4,), reward_scale=scale))
+    state = agent.init(KEY, jnp.zeros(3), jnp.ones(3), 2)
+    batch = peer_batch()
+    q = state.critics.params(batch.observations, batch.actions)
+    _, metrics = agent.update(state, batch, KEY)
+    expected = jnp.square(q - scale * batch.rewards).mean()
+    assert float(metrics["critic_loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_executed_actions_are_within_bounds():
+    agent = IQL(IQLConfig(hidden=(4,)))
+    state = agent.init(KEY, jnp.zeros(3), jnp.ones(3), 2)
+    actions, _ = agent.act(agent.acting(state), jnp.zeros((500, 3)), KEY)
+    assert float(jnp.abs(actions).max()) == 1.0  # std is 1 at first: some are clipped

@@ -9,6 +9,7 @@ from spaars.algos.sac import (
     SACConfig,
     actor_loss,
     critic_loss,
+    subset_minimum,
     td_targets,
     temperature_loss,
 )
@@ -154,3 +155,44 @@ def test_observations_are_standardised(agent):
         rtol=1e-4,
         atol=1e-6,
     )
+
+
+# ------------------------------------------------------------------ RLPD
+
+
+def test_subset_minimum_golden():
+    q = jnp.array([[3.0, 9.0], [1.0, 8.0], [2.0, 7.0]])
+    np.testing.assert_array_equal(subset_minimum(q, None, KEY), [1.0, 7.0])
+    np.testing.assert_array_equal(subset_minimum(q, 3, KEY), [1.0, 7.0])
+    pairs = {tuple(np.asarray(subset_minimum(q, 2, jax.random.key(i))).tolist()) for i in range(40)}
+    # {0,1}, {0,2}, {1,2}: one draw for the whole batch, never a mixture such as (2, 8).
+    assert pairs == {(1.0, 8.0), (2.0, 7.0), (1.0, 7.0)}
+
+
+def test_actor_moves_at_every_nth_update_only():
+    agent = SAC(SACConfig(hidden=(8,), batch_size=32, critics=3, target_subset=2, actor_every=3))
+    update, state = jax.jit(agent.update), agent.init(KEY, jnp.zeros(3), jnp.ones(3), 2)
+    moved = []
+    for i in range(6):
+        new, metrics = update(state, toy_batch(), jax.random.key(i))
+        moved.append(not eqx.tree_equal(new.actor.params, state.actor.params))
+        assert bool(jnp.isnan(metrics["actor_loss"])) is not moved[-1]
+        assert not eqx.tree_equal(new.critics.params, state.critics.params)
+        state = new
+    assert moved == [False, False, True, False, False, True]
+
+
+@pytest.mark.parametrize(("aggregate", "slope"), [("min", 1.0), ("mean", 2.0)])
+def test_what_the_actor_climbs(aggregate, slope):
+    """Q_1 = a, Q_2 = 3 a + 100: the minimum has slope 1, the mean 2; Adam's step is the same, so
+    the loss itself tells."""
+    agent = SAC(SACConfig(hidden=(), critics=2, actor_aggregate=aggregate))
+    state = agent.init(KEY, jnp.zeros(1), jnp.ones(1), 1)
+    critics = state.critics._replace(params=linear_critics((0.0, 1.0, 0.0), (0.0, 3.0, 100.0)))
+    temperature = state.log_temperature._replace(params=jnp.float32(-30.0))
+    state = state._replace(critics=critics, log_temperature=temperature)
+    obs = jnp.zeros((4, 1))
+    _, metrics = agent.update_actor(state, obs, KEY)
+    actions = state.actor.params(obs).sample(KEY)
+    expected = -(slope * actions.mean() + (50.0 if aggregate == "mean" else 0.0))
+    assert float(metrics["actor_loss"]) == pytest.approx(float(expected), rel=1e-4, abs=1e-5)

@@ -134,3 +134,22 @@ def test_normaliser_standardises_both_observations(n):
     np.testing.assert_allclose(batch.observations, np.tile([1.0, 10.0], (n, 1)))
     np.testing.assert_allclose(batch.next_observations, np.tile([1.0, 10.0], (n, 1)))
     np.testing.assert_array_equal(batch.actions, np.full((n, 1), 3.0))
+
+
+def test_union_is_uniform_over_dataset_and_ring():
+    """30 logged and 10 online transitions: a quarter of the rows is online, each row whole."""
+    ring = insert(empty_ring(1, 50, 2, 1), numbered(np.arange(10), seeds=1))
+    logged = numbered(OFFLINE + np.arange(30))
+    batch = sample_mixed(logged, ring, jnp.int32(0), KEY, 40, 100, None)
+    rows_agree(batch)
+    assert batch.rewards.shape == (40, 100)
+    numbers, counts = np.unique(batch.rewards, return_counts=True)
+    assert set(numbers) == set(range(10)) | set(OFFLINE + np.arange(30))
+    assert counts.sum() == 4_000
+    assert np.all(np.abs(counts - 100) < 50)  # 5 standard deviations
+
+
+def test_union_without_a_dataset_is_the_ring():
+    ring = insert(empty_ring(1, 50, 2, 1), numbered(np.arange(10), seeds=1))
+    batch = sample_mixed(None, ring, jnp.int32(0), KEY, 2, 100, None)
+    assert set(np.unique(batch.rewards)) == set(range(10))

@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple, TextIO
 
 from spaars.errors import RunError
 from spaars.report.records import load_run
-from spaars.tasks import get_task
 from spaars.training import config as configs
 from spaars.training.config import TrainConfig, preset_config
 from spaars.training.run_directory import read_config
@@ -56,10 +55,12 @@ def state_of(cell: Cell) -> State:
             )
         return "train"
     there, _ = read_config(path)
-    asked = _resolved(cell.config)
+    dataset = cell.config.dataset
+    asked = configs.override(cell.config, {"dataset": dataset.resolve() if dataset else None})
     changed = [
         f"{flag} is {_word(old)} there and {_word(new)} in the suite"
         for flag, old, new in differences(there, asked)
+        if not (new is None and flag in configs.FILLED_IN)
     ]
     if changed:
         raise RunError(
@@ -209,15 +210,6 @@ def _finished(cell: Cell, outcome: Outcome) -> Result:
         raise RunError(f"{cell.path} has no summary.json.")
     seed = summary["seeds"][0]
     return Result(cell, outcome, seed.get("final_score"), seed.get("wall_seconds", 0.0))
-
-
-def _resolved(config: TrainConfig) -> TrainConfig:
-    """As config.json has it."""
-    env = get_task(config.task).make_env()
-    try:
-        return configs.resolved(config, env.action_space.shape[0])  # type: ignore[index]
-    finally:
-        env.close()
 
 
 def _word(value: Any) -> str:

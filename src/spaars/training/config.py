@@ -381,6 +381,10 @@ def check_fields(config: Any, path: str = "") -> None:
             raise ConfigError(f"{flag} must list layer widths of at least 1, got {value}.")
 
 
+# Flags that `resolved` gives a value where they are left open.
+FILLED_IN = ("--prior.latent-dim", "--online.replay-capacity", "--iql.reward-scale")
+
+
 def resolved(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     """What is left open, filled in, so that config.json says it all."""
     open_fields: dict[str, Any] = {
