@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from spaars.report import figures
 from spaars.report.markup import (
     document,
@@ -22,11 +20,13 @@ from spaars.report.records import (
     flatten,
     handover_steps,
     load_run,
+    mean_of,
     number,
     offline_scores,
     seeds,
     select,
     series_by_seed,
+    worst_of,
 )
 
 
@@ -178,10 +178,10 @@ def headline(run: Run) -> str:
 
 def _finished(summary: dict[str, Any]) -> str:
     rows = summary["seeds"]
-    final = _mean(rows, "final_score")
+    final = mean_of(rows, "final_score")
     if final is None:
         return "The run ended without a final evaluation."
-    offline = _mean(rows, "offline_score")
+    offline = mean_of(rows, "offline_score")
     start = "Final score" if offline is None else f"Offline policy {offline:.1f} \u2192"
     steps = [step for row in rows if (step := number(row.get("env_steps"))) is not None]
     after = f" after {max(steps):,.0f} online steps" if steps else ""
@@ -190,7 +190,7 @@ def _finished(summary: dict[str, Any]) -> str:
     if (episodes := number(summary.get("evaluation_episodes"))) is not None:
         what.append(f"{episodes:.0f} evaluation episodes" + (" each" if several else ""))
     words = f"{start} {final:.1f}{after} ({', '.join(what)}); {_dip_words(rows)}."
-    drop = _worst(rows, "drop_below_offline")
+    drop = worst_of(rows, "drop_below_offline")
     if drop is None:
         return words
     if drop <= 0.0:
@@ -202,7 +202,7 @@ def _finished(summary: dict[str, Any]) -> str:
 def _dip_words(rows: list[dict[str, Any]]) -> str:
     several = len(rows) > 1
     handed = sum(number(row.get("handover_step")) is not None for row in rows)
-    dip = _worst(rows, "dip_worst")
+    dip = worst_of(rows, "dip_worst")
     if not handed:
         return "no hand-over to the raw policy took place"
     if dip is None:
@@ -221,7 +221,7 @@ def _unfinished(run: Run) -> str:
     if not run.records:
         return "Unfinished run: nothing has been recorded yet."
     rows = _progress(run.records)
-    score, offline = _mean(rows, "score"), _mean(rows, "offline_score")
+    score, offline = mean_of(rows, "score"), mean_of(rows, "offline_score")
     if score is None:
         last = run.records[-1]
         phase = f" of the {last['phase']} phase" if "phase" in last else ""
@@ -291,7 +291,7 @@ def _table(run: Run) -> str:
     for column in columns:
         values = [number(row.get(column.key)) for row in rows]
         if several:
-            values.insert(0, _mean(rows, column.key))
+            values.insert(0, mean_of(rows, column.key))
         note = f"<small>{column.note}</small>" if column.note else ""
         cells = "".join(f"<td>{show_number(value, column.form)}</td>" for value in values)
         lines.append(f'<tr><th scope="row">{column.title}{note}</th>{cells}</tr>')
@@ -373,15 +373,3 @@ def _provenance(run: Run) -> str:
     return "<h2>Made with</h2>\n" + settings_table(
         [*facts.items(), *(versions.items() if isinstance(versions, dict) else ())]
     )
-
-
-def _mean(rows: list[dict[str, Any]], key: str) -> float | None:
-    """Mean over the seeds; None unless every seed has it: a mean of some would mislead."""
-    values = [number(row.get(key)) for row in rows]
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
-
-
-def _worst(rows: list[dict[str, Any]], key: str) -> float | None:
-    known = [value for row in rows if (value := number(row.get(key))) is not None]
-    return max(known, default=None)

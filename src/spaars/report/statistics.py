@@ -84,3 +84,22 @@ def steps_to_threshold(evaluations: Sequence[Series], threshold: float) -> np.nd
         ],
         np.float64,
     )
+
+
+def lowest_window(episodes: Series, width: int = 5_000) -> float | None:
+    """Lowest mean score of the episodes that ended within one window of `width` steps.
+
+    Windows lie side by side, the first holding the steps 1 to `width`; one in which no episode
+    ended is passed over, and None means that none ended at all.
+    """
+    if not len(episodes.steps):
+        return None
+    window = (episodes.steps.astype(int) - 1) // width
+    return min(float(episodes.values[window == w].mean()) for w in np.unique(window))
+
+
+def regret_below(episodes: Series, level: float) -> float | None:
+    """Mean over episodes of the points by which each scored below `level`; None if none ended."""
+    if not len(episodes.steps):
+        return None
+    return float(np.maximum(0.0, level - episodes.values).mean())
