@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -15,7 +16,7 @@ class Args:
     compare runs on one page. Seeds are averaged where task, dataset, method, settings and online
     steps are the same; unfinished runs are named and left out."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """Run directories, as written by `spaars train`. Several need --out."""
     out: Path | None = None
     """Page to write the comparison to, PAGE.html; its numbers go to PAGE.json beside it."""

@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from spaars.errors import RunError
 from spaars.report.records import Record, Run, Series, flatten, number, plain, series
 from spaars.report.statistics import lowest_window, regret_below
@@ -114,6 +116,21 @@ def group_runs(runs: Sequence[Run]) -> Comparison:
         for problem, groups in sorted_out.items()
     )
     return Comparison(problems, tuple(left_out))
+
+
+def group_names(comparison: Comparison) -> list[str]:
+    """Every name once; a group of the same name may stand in several problems."""
+    return list(dict.fromkeys(g.name for p in comparison.problems for g in p.groups))
+
+
+def groups_named(comparison: Comparison, name: str) -> list[Group]:
+    """At most one of every problem."""
+    return [g for p in comparison.problems for g in p.groups if g.name == name]
+
+
+def final_scores(groups: Sequence[Group]) -> np.ndarray:
+    """(runs, tasks), of groups with equally many seeds."""
+    return np.array([[seed.final_score for seed in group.seeds] for group in groups]).T
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
