@@ -22,6 +22,7 @@ from spaars.report.groups import (
 from spaars.report.markup import write_file
 from spaars.report.records import load_run, mean_of, worst_of
 from spaars.report.statistics import (
+    Statistic,
     iqm,
     mean,
     probability_of_improvement,
@@ -153,7 +154,7 @@ def _improvement(name: str, against: str | None, scores: dict[str, np.ndarray]) 
     return {"probability_of_improvement": probability, "probability_interval": interval}
 
 
-def _interval(statistic: Callable[..., np.ndarray], *scores: np.ndarray) -> list[float] | None:
+def _interval(statistic: Callable[..., Statistic], *scores: np.ndarray) -> list[float] | None:
     """The 95% interval, or None of so few seeds that it would pretend to know."""
     if min(len(array) for array in scores) < BOOTSTRAP_SEEDS:
         return None

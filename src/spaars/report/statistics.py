@@ -10,15 +10,18 @@ import numpy as np
 
 from spaars.report.records import Series
 
+Statistic = np.ndarray | np.floating
+"""One value for each index of the leading axes; numpy makes it a scalar where there are none."""
+
 RESAMPLES = 10_000
 
 
-def mean(scores: np.ndarray) -> np.ndarray:
+def mean(scores: np.ndarray) -> Statistic:
     """Mean over the tasks of the mean over the runs: (..., runs, tasks) -> (...)."""
     return np.asarray(scores, np.float64).mean(axis=(-2, -1))
 
 
-def iqm(scores: np.ndarray) -> np.ndarray:
+def iqm(scores: np.ndarray) -> Statistic:
     """Interquartile mean, of runs and tasks together: (..., runs, tasks) -> (...).
 
     A quarter of the scores, rounded down, is cut at either end: of fewer than four scores none,
@@ -40,7 +43,7 @@ def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarra
     return np.stack([(scores > tau).mean(axis=(-2, -1)) for tau in thresholds], axis=-1)
 
 
-def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> Statistic:
     """P(a run of x scores above a run of y), averaged over tasks; a tie counts half.
 
     (..., runs of x, tasks), (..., runs of y, tasks) -> (...). Of one task it is the Mann-Whitney
@@ -51,11 +54,11 @@ def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def stratified_bootstrap_interval(
-    statistic: Callable[..., np.ndarray],
+    statistic: Callable[..., Statistic],
     *scores: np.ndarray,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Statistic, Statistic]:
     """Ends of the 95% interval of `statistic(*scores)` by the percentile method.
 
     Each array of scores, (runs, tasks), is resampled by itself, with replacement among the runs
