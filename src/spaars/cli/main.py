@@ -16,6 +16,8 @@ usage: spaars COMMAND ...
   resume RUN            go on with an interrupted run, bit for bit
   eval RUN              evaluate a run's last checkpoint
   report RUN            rebuild a run's figures and report.html
+  report RUN... --out PAGE.html
+                        compare runs on one page
   data make TASK        record the task's embedded dataset into the cache
   data make-behaviour TASK
                         train the policy that the embedded dataset is recorded from

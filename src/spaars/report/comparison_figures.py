@@ -1,6 +1,7 @@
 """The figures of a comparison: a line per group, the same one on every figure of the page."""
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,6 +23,8 @@ from spaars.report.statistics import performance_profile, stratified_bootstrap_i
 LINE_STYLES = ("-", "--", ":", "-.")
 LEGEND_LINE = 0.24
 """Height of a line of the legend in inches: names are long, each gets its own."""
+LEGEND_WIDTH = 60
+"""Characters."""
 
 Looks = Mapping[str, tuple[str, str]]
 """Colour and line style of each group."""
@@ -39,7 +42,7 @@ def looks(names: Sequence[str]) -> Looks:
 @styled
 def learning_curves(evaluations: Mapping[str, Sequence[Series]], look: Looks) -> Figure:
     """Mean score of each group's evaluations against online steps, with the band of `mean_band`."""
-    fig, ax = _new("score", len(evaluations))
+    fig, ax = _new("score", evaluations)
     for name, curves in evaluations.items():
         colour, style = look[name]
         band = mean_band(dict(enumerate(curves)))
@@ -60,7 +63,7 @@ def performance_profiles(scores: Mapping[str, np.ndarray], look: Looks) -> Figur
 
     The band is the pointwise 95% stratified bootstrap interval, from three runs on.
     """
-    fig, ax = _new("share of runs above", len(scores))
+    fig, ax = _new("share of runs above", scores)
     everything = np.concatenate([array.ravel() for array in scores.values()])
     low = min(0.0, 10.0 * np.floor(everything.min() / 10.0))
     high = max(100.0, 10.0 * np.ceil(everything.max() / 10.0))
@@ -82,14 +85,23 @@ def performance_profiles(scores: Mapping[str, np.ndarray], look: Looks) -> Figur
     return fig
 
 
-def _new(ylabel: str, groups: int) -> tuple[Figure, Axes]:
+def _new(ylabel: str, names: Iterable[str]) -> tuple[Figure, Axes]:
     fig, ax = new_figure(ylabel)
-    fig.set_figheight(3.2 + LEGEND_LINE * groups)
+    lines = sum(_label(name).count("\n") + 1 for name in names)
+    fig.set_figheight(3.2 + LEGEND_LINE * lines)
     return fig, ax
 
 
-def _legend(fig: Figure, names: Mapping[str, object], look: Looks) -> None:
+def _legend(fig: Figure, names: Iterable[str], look: Looks) -> None:
     handles = [
-        Line2D([], [], color=look[name][0], ls=look[name][1], lw=2.0, label=name) for name in names
+        Line2D([], [], color=look[name][0], ls=look[name][1], lw=2.0, label=_label(name))
+        for name in names
     ]
-    fig.legend(handles=handles, loc="outside lower left", ncols=1)
+    legend = fig.legend(handles=handles, loc="outside lower left", ncols=1)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a dollar sign is one
+
+
+def _label(name: str) -> str:
+    """As wide as the figure; half a surrogate pair, which no font can draw, becomes '?'."""
+    return textwrap.fill(name.encode("utf-8", "replace").decode(), LEGEND_WIDTH)

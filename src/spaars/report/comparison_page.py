@@ -337,7 +337,7 @@ def _table(
 
 def _seed_count(group: Numbers) -> str:
     """Of a group on one task, or over tasks, where it has as many on each."""
-    return show_number(group.get("runs_per_task") or len(group["seeds"]), "d")
+    return show_number(float(group.get("runs_per_task") or len(group["seeds"])), ".0f")
 
 
 def _with_interval(group: Numbers, key: str, form: str, of: str = "") -> str:
