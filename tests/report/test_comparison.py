@@ -226,7 +226,7 @@ def test_golden_numbers(tmp_path: Path) -> None:
     assert "not reached" in page.text
     assert "2 of 3 seeds" in page.text
     assert "80.0 to 82.0" in page.text
-    assert "1 of 2 groups with fewer than 3 seeds" in page.text
+    assert "1 of 2 results with fewer than 3 seeds" in page.text
 
 
 def test_numbers_of_the_page_are_those_of_the_json(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ Numbers = dict[str, Any]
 _STYLE = """\
 h3 { margin-top: 1.6rem; } figure h3 { margin-top: 0; } h3 + p { margin: 0 0 0.3rem; }
 .differences thead th { min-width: 7rem; overflow-wrap: normal; text-align: right; }
-.made td { white-space: nowrap; }
+.made th, .made td { white-space: nowrap; }
 """
 
 
@@ -42,7 +42,7 @@ def _headline(comparison: Comparison) -> str:
     html = f'<p class="headline">{words}.</p>'
     if few:
         html += "\n" + _note(
-            f"{few} of {_count(len(groups), 'group')} with fewer than {BOOTSTRAP_SEEDS} seeds: no "
+            f"{few} of {_count(len(groups), 'result')} with fewer than {BOOTSTRAP_SEEDS} seeds: no "
             "interval is given for these, and their order may be chance."
         )
     return html
