@@ -17,6 +17,8 @@ usage: spaars COMMAND ...
   eval RUN              evaluate a run's last checkpoint
   bench SUITE           run a suite of tasks, variants and seeds; skips what is done
   report RUN            rebuild a run's figures and report.html
+  report RUN... --out PAGE.html
+                        compare runs on one page
   data make TASK        record the task's embedded dataset into the cache
   data make-behaviour TASK
                         train the policy that the embedded dataset is recorded from

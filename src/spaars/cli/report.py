@@ -1,23 +1,47 @@
-"""`spaars report RUN`."""
+"""`spaars report RUN...`."""
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from spaars.report import write_report
+from spaars.errors import RunError
+from spaars.report import DEFAULT_THRESHOLDS, write_comparison, write_report
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args:
-    """Rebuild a run's figures and report.html; an interrupted run gets one too."""
+    """Rebuild a run's figures and report.html (an interrupted run gets one too), or with --out
+    compare runs on one page. Seeds are averaged where task, dataset, method, settings and online
+    steps are the same; unfinished runs are named and left out."""
 
-    run: tyro.conf.Positional[Path]
-    """Run directory, as written by `spaars train`."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+    """Run directories, as written by `spaars train`. Several need --out."""
+    out: Path | None = None
+    """Page to write the comparison to, PAGE.html; its numbers go to PAGE.json beside it."""
+    thresholds: tuple[float, ...] = DEFAULT_THRESHOLDS
+    """Scores for the comparison's table of steps until an evaluation first reached them."""
+    baseline: str | None = None
+    """Group that the others are compared with, as the page names it; by default the first one."""
 
 
 def run(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="spaars report")
+    if not args.runs:
+        raise RunError("no run given. Name at least one directory that `spaars train` wrote.")
+    if args.out is not None:
+        path = write_comparison(
+            args.runs, args.out, thresholds=args.thresholds, baseline=args.baseline
+        )
+    elif len(args.runs) > 1:
+        raise RunError(
+            f"{len(args.runs)} runs make a comparison, which needs a place: add --out PAGE.html."
+        )
+    elif args.thresholds != DEFAULT_THRESHOLDS or args.baseline is not None:
+        raise RunError("--thresholds and --baseline belong to a comparison: add --out PAGE.html.")
+    else:
+        path = write_report(args.runs[0])
     # Not through rich: it would wrap a long path over lines and break copying it.
-    print(f"wrote {write_report(args.run)}")
+    print(f"wrote {path}")
     return 0

@@ -8,7 +8,7 @@ which shows them some 360 points wide, their letters then come out at about thei
 import io
 from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
@@ -76,26 +76,28 @@ class Band(NamedTuple):
 
 
 Draw = Callable[[list[Record]], Figure | None]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def _styled(draw: Draw) -> Draw:
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
     """Draw in this module's style whatever the caller's rcParams, and leave those as they were."""
 
     @wraps(draw)
-    def styled(records: list[Record]) -> Figure | None:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
         with matplotlib.rc_context(_STYLE):
-            return draw(records)
+            return draw(*args, **kwargs)
 
-    return styled
+    return drawn
 
 
-@_styled
+@styled
 def learning_curve(records: list[Record]) -> Figure | None:
     """Score of the evaluations against online environment steps."""
     curves = series_by_seed(records, "evaluation", "score")
     if not curves:
         return None
-    fig, ax = _new("score")
+    fig, ax = new_figure("score")
     handles = _draw_seeds(ax, curves, markers=True)
     band = mean_band(curves)
     if band is not None:
@@ -115,12 +117,12 @@ def learning_curve(records: list[Record]) -> Figure | None:
         handles.append(
             Line2D([], [], marker="v", ms=9, mfc="white", mec="black", ls="", label="hand-over")
         )
-    _step_axis(ax, curves.values())
+    step_axis(ax, curves.values())
     _legend(fig, handles)
     return fig
 
 
-@_styled
+@styled
 def gate_share(records: list[Record]) -> Figure | None:
     """Share of the executed actions that came from the raw policy."""
     # What was executed; "gate" is what the gate asked for, before the cap and ramp on its share.
@@ -129,7 +131,7 @@ def gate_share(records: list[Record]) -> Figure | None:
     evaluation = series_by_seed(records, "evaluation", "raw_share")
     if not (training or evaluation):
         return None
-    fig, ax = _new("raw actions")
+    fig, ax = new_figure("raw actions")
     colours = _colours(training.keys() | evaluation.keys())
     for seed, curve in training.items():
         ax.plot(*curve, color=colours[seed], lw=0.9, alpha=0.8)
@@ -147,27 +149,27 @@ def gate_share(records: list[Record]) -> Figure | None:
     # Not below 0 nor above 100%, but not always 0 to 100% either: shares are often some percent.
     ax.set_ylim(-0.02 * high, min(high, 1.02) if high > 0.0 else 1.0)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    _step_axis(ax, [*training.values(), *evaluation.values()])
+    step_axis(ax, [*training.values(), *evaluation.values()])
     _legend(fig, handles)
     return fig
 
 
-@_styled
+@styled
 def cloning_error(records: list[Record]) -> Figure | None:
     """Mean distance of the raw policy's action from the decoded one, ||mu_a - D(s, mu_z)||."""
     curves = series_by_seed(records, "train", "cloning_error", phase="online")
     if not curves:
         return None
-    fig, ax = _new("action distance")
+    fig, ax = new_figure("action distance")
     handles = _draw_seeds(ax, curves)
     handles += _mark_handovers(ax, records, _colours(curves))
     ax.set_ylim(bottom=0.0)
-    _step_axis(ax, curves.values())
+    step_axis(ax, curves.values())
     _legend(fig, handles)
     return fig
 
 
-@_styled
+@styled
 def dip(records: list[Record]) -> Figure | None:
     """Score of every evaluation minus the same seed's offline score."""
     offline = offline_scores(records)
@@ -179,7 +181,7 @@ def dip(records: list[Record]) -> Figure | None:
     }
     if not curves:
         return None
-    fig, ax = _new("score minus offline score")
+    fig, ax = new_figure("score minus offline score")
     for curve in curves.values():
         ax.fill_between(
             *curve,
@@ -193,12 +195,12 @@ def dip(records: list[Record]) -> Figure | None:
     ax.axhline(0.0, color="#444444", ls="--", lw=1.3)
     handles.append(Patch(color=DIP_COLOUR, alpha=0.35, lw=0, label="below offline"))
     handles += _mark_handovers(ax, records, _colours(curves))
-    _step_axis(ax, curves.values())
+    step_axis(ax, curves.values())
     _legend(fig, handles)
     return fig
 
 
-@_styled
+@styled
 def offline_losses(records: list[Record]) -> Figure | None:
     """What was minimised before the first online step, a small panel for each metric."""
     found = {
@@ -224,20 +226,20 @@ def offline_losses(records: list[Record]) -> Figure | None:
         ax.set_title(title, fontsize=10.5, loc="left")
         ax.tick_params(labelsize=9.5)
         lowest = place + 2 >= len(panels)  # of its column
-        _step_axis(ax, curves.values(), "updates" if lowest else "", ticks=3)
+        step_axis(ax, curves.values(), "updates" if lowest else "", ticks=3)
     for ax in axes[len(panels) :]:
         ax.remove()
     _legend(fig, _seed_handles(colours))
     return fig
 
 
-@_styled
+@styled
 def episode_returns(records: list[Record]) -> Figure | None:
     """Return of every training episode, and a running mean over the last episodes."""
     returns = series_by_seed(records, "episode", "return")
     if not returns:
         return None
-    fig, ax = _new("episode return")
+    fig, ax = new_figure("episode return")
     colours = _colours(returns)
     # A fall is an episode that the env ended; the others reached their time limit.
     fallen = {
@@ -258,7 +260,7 @@ def episode_returns(records: list[Record]) -> Figure | None:
         Line2D([], [], color="#444444", lw=1.7, label=f"mean of last {EPISODES_AVERAGED}"),
         *_mark_handovers(ax, records, colours),
     ]
-    _step_axis(ax, returns.values())
+    step_axis(ax, returns.values())
     _legend(fig, handles)
     return fig
 
@@ -302,7 +304,7 @@ def band_words(seed_count: int) -> str:
     return "95% bootstrap interval" if seed_count >= BOOTSTRAP_SEEDS else "range of the seeds"
 
 
-def _new(ylabel: str) -> tuple[Figure, Axes]:
+def new_figure(ylabel: str) -> tuple[Figure, Axes]:
     fig = Figure(figsize=(5.0, 3.6), layout="constrained")
     ax = fig.subplots()
     ax.set_ylabel(ylabel)
@@ -350,7 +352,7 @@ def _mark_handovers(
     return [Line2D([], [], color="#444444", ls=(0, (2, 2)), lw=1.3, label="hand-over")]
 
 
-def _step_axis(
+def step_axis(
     ax: Axes, curves: Iterable[Series], label: str = "online environment steps", ticks: int = 6
 ) -> None:
     last = max(1.0, *(float(curve.steps[-1]) for curve in curves))

@@ -1,27 +1,32 @@
 """report.html: one self-contained page that says what a run did, for a phone, a desk or paper."""
 
-import base64
-import html
-import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from spaars.data.files import atomic_write
 from spaars.report import figures
+from spaars.report.markup import (
+    document,
+    escape,
+    figure_element,
+    settings_table,
+    show_number,
+    write_file,
+)
 from spaars.report.records import (
     Record,
     Run,
+    flatten,
     handover_steps,
     load_run,
+    mean_of,
     number,
     offline_scores,
     seeds,
     select,
     series_by_seed,
+    worst_of,
 )
 
 
@@ -120,43 +125,6 @@ PROGRESS_COLUMNS: tuple[Column, ...] = (
     Column("env_steps", "Online steps", "recorded so far", ",.0f"),
 )
 
-_STYLE = """\
-:root { color-scheme: light dark; --ink: #1a1a1a; --soft: #5c5c5c; --line: #d9d9d9;
-  --paper: #ffffff; --shade: #f4f4f4; --warn: #fff3d6; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --soft: #a8a8a8; --line: #444444;
-  --paper: #161616; --shade: #232323; --warn: #43360f; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 44rem; color: var(--ink);
-  background: var(--paper); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.3rem; margin: 0.5rem 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 0.5rem; }
-h3 { font-size: 1rem; margin: 0; }
-.headline { font-size: 1.15rem; font-weight: 600; }
-.note { background: var(--warn); padding: 0.6rem 0.8rem; border-radius: 6px; }
-.soft, small, figcaption { color: var(--soft); } small { display: block; font-weight: 400; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.6rem 0.3rem 0;
-  border-bottom: 1px solid var(--line); }
-.seeds td, .seeds thead th + th { text-align: right; white-space: nowrap; }
-.seeds tbody th, .seeds thead th:first-child { position: sticky; left: 0; min-width: 8rem;
-  background: var(--paper); overflow-wrap: normal; }
-.seeds th { line-height: 1.25; } .seeds small { font-size: 0.8rem; }
-.events td:nth-child(-n+2), .events th { white-space: nowrap; }
-@media (max-width: 30rem) { .seeds { font-size: 0.9rem; } .seeds tbody th { min-width: 6.5rem; }
-  .seeds th, .seeds td { padding-right: 0.35rem; } }
-.settings { font: 0.85rem/1.4 ui-monospace, monospace; }
-.settings th { font-weight: 400; color: var(--soft); width: 50%; }
-figure { margin: 1.5rem 0 0; break-inside: avoid; }
-img { display: block; width: 100%; max-width: 36rem; height: auto; margin: 0.4rem 0;
-  background: #ffffff; border-radius: 6px; }
-pre { background: var(--shade); padding: 0.6rem 0.8rem; border-radius: 6px;
-  white-space: pre-wrap; }
-tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
-@media print { :root { --ink: #000000; --soft: #444444; --line: #bbbbbb; --paper: #ffffff;
-  --shade: #f4f4f4; --warn: #f4f4f4; } body { max-width: none; padding: 0; font-size: 10pt; }
-  img { max-width: 12cm; } .wide { overflow: visible; } }
-"""
-
 
 def write_report(run_dir: Path) -> Path:
     """Write figures/*.png and report.html into a run directory; returns the page's path.
@@ -173,12 +141,12 @@ def write_report(run_dir: Path) -> Path:
     for plate in PLATES:
         path = run.path / "figures" / f"{plate.name}.png"
         if plate.name in images:
-            _write(path, images[plate.name])
+            write_file(path, images[plate.name])
         else:
             path.unlink(missing_ok=True)  # of an earlier report on other records
     # JSON can hold half a surrogate pair, UTF-8 cannot: 'replace' prints it as '?'.
     page = render(run, images).encode("utf-8", "replace")
-    return _write(run.path / "report.html", page)
+    return write_file(run.path / "report.html", page)
 
 
 def render(run: Run, images: Mapping[str, bytes]) -> str:
@@ -188,7 +156,7 @@ def render(run: Run, images: Mapping[str, bytes]) -> str:
     title = title or run.path.name
     body = "\n".join(
         [
-            f"<h1>{_text(title)}</h1>",
+            f"<h1>{escape(title)}</h1>",
             _headline(run),
             _dataset(run),
             _table(run),
@@ -200,24 +168,7 @@ def render(run: Run, images: Mapping[str, bytes]) -> str:
             _provenance(run),
         ]
     )
-    # The policy forbids the page to fetch or run anything, whatever slipped into it.
-    return f"""\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_text(title)}</title>
-<style>
-{_STYLE}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+    return document(title, body)
 
 
 def headline(run: Run) -> str:
@@ -227,10 +178,10 @@ def headline(run: Run) -> str:
 
 def _finished(summary: dict[str, Any]) -> str:
     rows = summary["seeds"]
-    final = _mean(rows, "final_score")
+    final = mean_of(rows, "final_score")
     if final is None:
         return "The run ended without a final evaluation."
-    offline = _mean(rows, "offline_score")
+    offline = mean_of(rows, "offline_score")
     start = "Final score" if offline is None else f"Offline policy {offline:.1f} \u2192"
     steps = [step for row in rows if (step := number(row.get("env_steps"))) is not None]
     after = f" after {max(steps):,.0f} online steps" if steps else ""
@@ -239,7 +190,7 @@ def _finished(summary: dict[str, Any]) -> str:
     if (episodes := number(summary.get("evaluation_episodes"))) is not None:
         what.append(f"{episodes:.0f} evaluation episodes" + (" each" if several else ""))
     words = f"{start} {final:.1f}{after} ({', '.join(what)}); {_dip_words(rows)}."
-    drop = _worst(rows, "drop_below_offline")
+    drop = worst_of(rows, "drop_below_offline")
     if drop is None:
         return words
     if drop <= 0.0:
@@ -251,7 +202,7 @@ def _finished(summary: dict[str, Any]) -> str:
 def _dip_words(rows: list[dict[str, Any]]) -> str:
     several = len(rows) > 1
     handed = sum(number(row.get("handover_step")) is not None for row in rows)
-    dip = _worst(rows, "dip_worst")
+    dip = worst_of(rows, "dip_worst")
     if not handed:
         return "no hand-over to the raw policy took place"
     if dip is None:
@@ -270,7 +221,7 @@ def _unfinished(run: Run) -> str:
     if not run.records:
         return "Unfinished run: nothing has been recorded yet."
     rows = _progress(run.records)
-    score, offline = _mean(rows, "score"), _mean(rows, "offline_score")
+    score, offline = mean_of(rows, "score"), mean_of(rows, "offline_score")
     if score is None:
         last = run.records[-1]
         phase = f" of the {last['phase']} phase" if "phase" in last else ""
@@ -304,7 +255,7 @@ def _progress(records: list[Record]) -> list[dict[str, Any]]:
 
 
 def _headline(run: Run) -> str:
-    words = f'<p class="headline">{_text(headline(run))}</p>'
+    words = f'<p class="headline">{escape(headline(run))}</p>'
     if run.summary is None:
         words += (
             '\n<p class="note">There is no summary.json: the run was interrupted or still goes '
@@ -318,10 +269,10 @@ def _dataset(run: Run) -> str:
     if not isinstance(dataset, dict):
         return '<p class="soft">Dataset: not recorded.</p>'
     size = number(dataset.get("transitions"))
-    parts = [_text(dataset.get("label", "no label"))]
+    parts = [escape(dataset.get("label", "no label"))]
     if size is not None:
         parts.append(f"{size:,.0f} transitions")
-    parts.append(f"sha256 <code>{_text(dataset.get('sha256', 'not recorded'))}</code>")
+    parts.append(f"sha256 <code>{escape(dataset.get('sha256', 'not recorded'))}</code>")
     return f'<p class="soft">Dataset: {", ".join(parts)}</p>'
 
 
@@ -340,9 +291,9 @@ def _table(run: Run) -> str:
     for column in columns:
         values = [number(row.get(column.key)) for row in rows]
         if several:
-            values.insert(0, _mean(rows, column.key))
+            values.insert(0, mean_of(rows, column.key))
         note = f"<small>{column.note}</small>" if column.note else ""
-        cells = "".join(f"<td>{_value(value, column.form)}</td>" for value in values)
+        cells = "".join(f"<td>{show_number(value, column.form)}</td>" for value in values)
         lines.append(f'<tr><th scope="row">{column.title}{note}</th>{cells}</tr>')
     return (
         '<h2>Result</h2>\n<div class="wide"><table class="seeds">\n'
@@ -364,8 +315,8 @@ def _events(run: Run) -> str:
     if not events:
         return '<h2>Events</h2>\n<p class="soft">None: the hand-over was not armed.</p>'
     rows = "\n".join(
-        f"<tr><td>{step:,}</td><td>{seed}</td><td>{_text(_event_words(event))}</td>"
-        f"<td>{_text(reason)}</td></tr>"
+        f"<tr><td>{step:,}</td><td>{seed}</td><td>{escape(_event_words(event))}</td>"
+        f"<td>{escape(reason)}</td></tr>"
         for (step, seed, event), reason in sorted(events.items())
     )
     return (
@@ -388,12 +339,7 @@ def _figure(plate: Plate, image: bytes | None, run: Run) -> str:
     seed_count = len(series_by_seed(run.records, "evaluation", "score"))
     if plate.draw is figures.learning_curve and seed_count > 1:
         caption += f" The band around the mean is the {figures.band_words(seed_count)}."
-    data = base64.b64encode(image).decode("ascii")
-    return (
-        f'<figure id="{plate.name}"><h3>{plate.title}</h3>\n'
-        f'<img alt="{_text(plate.title)}" src="data:image/png;base64,{data}">\n'
-        f"<figcaption>{_text(caption)}</figcaption></figure>"
-    )
+    return figure_element(plate.name, plate.title, image, caption)
 
 
 def _commands(run: Run) -> str:
@@ -406,11 +352,11 @@ def _commands(run: Run) -> str:
         "# rebuild this page",
         f"spaars report {path}",
     ]
-    return "<h2>Go on from here</h2>\n<pre>" + _text("\n".join(lines)) + "</pre>"
+    return "<h2>Go on from here</h2>\n<pre>" + escape("\n".join(lines)) + "</pre>"
 
 
 def _configuration(run: Run) -> str:
-    return "<h2>Configuration</h2>\n" + _settings(_flatten(run.config["config"]))
+    return "<h2>Configuration</h2>\n" + settings_table(flatten(run.config["config"]))
 
 
 def _provenance(run: Run) -> str:
@@ -424,64 +370,6 @@ def _provenance(run: Run) -> str:
         )
     }
     versions = config.get("versions")
-    return "<h2>Made with</h2>\n" + _settings(
+    return "<h2>Made with</h2>\n" + settings_table(
         [*facts.items(), *(versions.items() if isinstance(versions, dict) else ())]
     )
-
-
-def _settings(items: Iterator[tuple[str, Any]] | list[tuple[str, Any]]) -> str:
-    rows = "\n".join(
-        f'<tr><th scope="row">{_text(name)}</th><td>{_text(_plain(value))}</td></tr>'
-        for name, value in items
-    )
-    return f'<table class="settings"><tbody>\n{rows}\n</tbody></table>'
-
-
-def _flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """('online.steps', 25000), ...: the names that the command line's flags have."""
-    for name, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _value(value: float | None, form: str) -> str:
-    """A number as people read it; the element's value attribute keeps all its digits."""
-    if value is None:
-        return "-"
-    words = _duration(value) if form == "duration" else f"{value:{form}}"
-    return f'<data value="{value!r}">{words}</data>'
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60.0:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6_000.0 else f"{seconds / 3600:.1f} h"
-
-
-def _mean(rows: list[dict[str, Any]], key: str) -> float | None:
-    """Mean over the seeds; None unless every seed has it: a mean of some would mislead."""
-    values = [number(row.get(key)) for row in rows]
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
-
-
-def _worst(rows: list[dict[str, Any]], key: str) -> float | None:
-    known = [value for row in rows if (value := number(row.get(key))) is not None]
-    return max(known, default=None)
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value), quote=True)
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """Readers see the old file or the new one, never half of one."""
-    with atomic_write(path) as file:
-        file.write(content)
-    return path

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,6 +110,33 @@ def offline_scores(records: list[Record]) -> dict[int, float]:
 def handover_steps(records: list[Record]) -> dict[int, int]:
     """Online step at which each seed's hand-over to the raw policy was armed."""
     return {r["seed"]: r["step"] for r in select(records, "event", event="handover")}
+
+
+def mean_of(rows: list[dict[str, Any]], key: str) -> float | None:
+    """Mean over the seeds; None unless every seed has it: a mean of some would mislead."""
+    values = [number(row.get(key)) for row in rows]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def worst_of(rows: list[dict[str, Any]], key: str) -> float | None:
+    """The greatest value of the seeds that have one."""
+    known = [value for row in rows if (value := number(row.get(key))) is not None]
+    return max(known, default=None)
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """('online.steps', 25000), ...: the names that the command line's flags have."""
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def plain(value: object) -> str:
+    """A setting as it is printed: strings bare, the rest as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _to_series(values: dict[int, float]) -> Series:

@@ -1,0 +1,249 @@
+"""Runs sorted for a comparison: by task and dataset, then by method and what sets it apart.
+
+Seeds are pooled only where everything that determines the result is the same: the task, the bytes
+of the dataset, the method and its settings, the number of online steps. Git revisions may differ
+within a group; the page says so.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spaars.errors import RunError
+from spaars.report.records import Record, Run, Series, flatten, number, plain, series
+from spaars.report.statistics import lowest_window, regret_below
+
+# The task, the method and the dataset have their own place; the rest cannot change a result.
+# log_every is not among them: the hand-over is decided when metrics are logged.
+NOT_COMPARED = {"task", "method", "seeds", "dataset", "transitions", "checkpoint_every"}
+
+# Told apart over the whole page, other settings only within a task and dataset: some follow from
+# the task, such as the latent dimension, and would split every method by task.
+TOLD_APART_ALWAYS = ("preset", "online.steps")
+
+LISTED = 3
+"""So many differing settings are spelt out in a name; of more, as few as tell the groups apart."""
+
+
+class SeedResult(NamedTuple):
+    """What one seed of a finished run achieved. Scores are normalised to 0..100."""
+
+    run: str
+    """Name of its run directory."""
+    seed: int
+    git_revision: str
+    env_steps: float | None
+    final_score: float
+    offline_score: float | None
+    """None of a method that starts from no offline policy; what is relative to it is None too."""
+    dip_worst: float | None
+    """Points lost after the hand-over; None without a hand-over."""
+    drop_below_offline: float | None
+    """Offline score less the worst evaluation, at least 0."""
+    lowest_window: float | None
+    """Offline score less `statistics.lowest_window` of the training episodes, at least 0."""
+    regret: float | None
+    """Points below the offline score, mean over training episodes."""
+    falls_per_1k: float | None
+    evaluations: Series
+
+
+class Group(NamedTuple):
+    """Seeds that differ in nothing else: what is averaged."""
+
+    name: str
+    method: str
+    settings: dict[str, str]
+    """Those in which the groups of this method differ, by flag name."""
+    compared: dict[str, str]
+    """All that were compared."""
+    seeds: tuple[SeedResult, ...]
+    """Ascending."""
+
+
+class Problem(NamedTuple):
+    """One task with one dataset: the groups in it may be compared."""
+
+    task: str
+    label: str
+    sha256: str
+    groups: tuple[Group, ...]
+
+
+class Comparison(NamedTuple):
+    problems: tuple[Problem, ...]
+    left_out: tuple[str, ...]
+    """A sentence for each run or seed that has no result to compare."""
+
+
+class _Entry(NamedTuple):
+    problem: tuple[str, str, str]
+    method: str
+    settings: dict[str, str]
+    path: Path
+    result: SeedResult
+
+
+def group_runs(runs: Sequence[Run]) -> Comparison:
+    """Sort the seeds of all finished runs; groups stand in the order in which they first come."""
+    entries: list[_Entry] = []
+    left_out = []
+    for run, name in zip(runs, _names([run.path for run in runs]), strict=True):
+        if run.summary is None:
+            left_out.append(f"{name} is unfinished: it has no summary.json.")
+            continue
+        for row in run.summary["seeds"]:
+            if number(row.get("final_score")) is None:
+                left_out.append(f"{name}, seed {row['seed']}, ended without a final evaluation.")
+            else:
+                entries.append(_entry(run, name, row))
+    if not entries:
+        raise RunError(
+            f"nothing to compare: {' '.join(left_out)} Go on with `spaars resume RUN` first."
+        )
+    titles = _titles(entries)
+    sorted_out: dict[tuple[str, str, str], dict[tuple[str, str], list[_Entry]]] = {}
+    for entry in entries:
+        groups = sorted_out.setdefault(entry.problem, {})
+        groups.setdefault(_key(entry), []).append(entry)
+    problems = tuple(
+        Problem(*problem, tuple(_group(members, *titles[key]) for key, members in groups.items()))
+        for problem, groups in sorted_out.items()
+    )
+    return Comparison(problems, tuple(left_out))
+
+
+def group_names(comparison: Comparison) -> list[str]:
+    """Every name once; a group of the same name may stand in several problems."""
+    return list(dict.fromkeys(g.name for p in comparison.problems for g in p.groups))
+
+
+def groups_named(comparison: Comparison, name: str) -> list[Group]:
+    """At most one of every problem."""
+    return [g for p in comparison.problems for g in p.groups if g.name == name]
+
+
+def final_scores(groups: Sequence[Group]) -> np.ndarray:
+    """(runs, tasks), of groups with equally many seeds."""
+    return np.array([[seed.final_score for seed in group.seeds] for group in groups]).T
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The directories' names, with as much of the path before them as tells them apart."""
+    absolute = [path.resolve() for path in paths]
+    common = os.path.commonpath([path.parent for path in absolute])
+    return [path.relative_to(common).as_posix() for path in absolute]
+
+
+def _entry(run: Run, name: str, row: Record) -> _Entry:
+    config = run.config["config"]
+    settings = {key: plain(v) for key, v in flatten(config) if key not in NOT_COMPARED}
+    result = _seed_result(run, name, row)
+    if result.env_steps is not None:
+        settings["online.steps"] = f"{result.env_steps:.0f}"  # those taken, not those asked for
+    dataset = run.config.get("dataset") or (run.summary or {}).get("dataset")
+    dataset = dataset if isinstance(dataset, dict) else {}
+    label = str(dataset.get("label", "not recorded"))
+    # Data of which nothing is known are not known to be the same as any other.
+    sha256 = str(dataset.get("sha256") or f"not recorded in {name}")
+    problem = (str(config.get("task", "not recorded")), label, sha256)
+    return _Entry(problem, str(config.get("method", "not recorded")), settings, run.path, result)
+
+
+def _seed_result(run: Run, name: str, row: dict[str, Any]) -> SeedResult:
+    seed = row["seed"]
+    evaluations = series(run.records, "evaluation", seed, "score")
+    if not len(evaluations.steps):
+        raise RunError(
+            f"{run.path}: summary.json lists seed {seed}, but metrics.jsonl holds no evaluation "
+            "of it. Bring metrics.jsonl back or leave this run out."
+        )
+    episodes = series(run.records, "episode", seed, "score")
+    offline = number(row.get("offline_score"))
+    lowest = lowest_window(episodes)
+    return SeedResult(
+        run=name,
+        seed=seed,
+        git_revision=str(run.config.get("git_revision", "not recorded")),
+        env_steps=number(row.get("env_steps")),
+        final_score=float(row["final_score"]),
+        offline_score=offline,
+        dip_worst=number(row.get("dip_worst")),
+        drop_below_offline=None if offline is None else number(row.get("drop_below_offline")),
+        lowest_window=None if offline is None or lowest is None else max(0.0, offline - lowest),
+        regret=None if offline is None else regret_below(episodes, offline),
+        falls_per_1k=number(row.get("falls_per_1k")),
+        evaluations=evaluations,
+    )
+
+
+def _key(entry: _Entry) -> tuple[str, str]:
+    return entry.method, json.dumps(entry.settings, sort_keys=True)
+
+
+def _group(entries: list[_Entry], name: str, settings: dict[str, str]) -> Group:
+    entries = sorted(entries, key=lambda entry: entry.result.seed)
+    for one, other in pairwise(entries):
+        if one.result.seed == other.result.seed:
+            raise RunError(
+                f"seed {one.result.seed} of {name} comes twice, from {one.path} and from "
+                f"{other.path}. Leave one of them out: seeds are averaged as independent runs."
+            )
+    results = tuple(entry.result for entry in entries)
+    return Group(name, entries[0].method, settings, entries[0].settings, results)
+
+
+def _titles(entries: list[_Entry]) -> dict[tuple[str, str], tuple[str, dict[str, str]]]:
+    """For every group its name and the settings in which its method's groups differ."""
+    titles = {}
+    for method in {entry.method: None for entry in entries}:
+        mine = [entry for entry in entries if entry.method == method]
+        keys = _differing(mine)
+        named = keys if len(keys) <= LISTED else _fewest(mine, keys)
+        hidden = len(keys) - len(named)
+        for entry in mine:
+            settings = {key: _setting(entry, key) for key in keys}
+            words = [f"{key}={settings[key]}" for key in named]
+            words += [f"+{hidden}"] if hidden else []
+            name = f"{method} ({', '.join(words)})" if words else method
+            titles[_key(entry)] = name, settings
+    return titles
+
+
+def _differing(entries: list[_Entry]) -> list[str]:
+    """The settings of one method's entries that take several values; the foremost come first."""
+    keys = dict.fromkeys([*TOLD_APART_ALWAYS, *(key for e in entries for key in e.settings)])
+    problems = {entry.problem for entry in entries}
+
+    def values(key: str, problem: object = None) -> set[str]:
+        return {_setting(e, key) for e in entries if problem is None or e.problem == problem}
+
+    return [
+        key
+        for key in keys
+        if (key in TOLD_APART_ALWAYS and len(values(key)) > 1)
+        or any(len(values(key, problem)) > 1 for problem in problems)
+    ]
+
+
+def _fewest(entries: list[_Entry], keys: list[str]) -> list[str]:
+    """The first of the keys that tell apart, within each problem, all that `keys` tell apart."""
+
+    def told_apart(some: list[str]) -> int:
+        return len({(e.problem, *(_setting(e, key) for key in some)) for e in entries})
+
+    named = [key for key in TOLD_APART_ALWAYS if key in keys]
+    for key in keys:
+        if told_apart([*named, key]) > told_apart(named):
+            named.append(key)
+    return named
+
+
+def _setting(entry: _Entry, key: str) -> str:
+    """Its value, or that an older version's configuration did not have it."""
+    return entry.settings.get(key, "absent")

@@ -1,0 +1,108 @@
+"""Statistics of a few runs (Agarwal et al., 2021, arXiv 2108.13264), held to `rliable` by a test.
+
+Scores are arrays of shape (..., runs, tasks); leading axes are resamples and stay. With one task
+the last axis has length one.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from spaars.report.records import Series
+
+Statistic = np.ndarray | np.floating
+"""One value for each index of the leading axes; numpy makes it a scalar where there are none."""
+
+RESAMPLES = 10_000
+
+
+def mean(scores: np.ndarray) -> Statistic:
+    """Mean over the tasks of the mean over the runs: (..., runs, tasks) -> (...)."""
+    return np.asarray(scores, np.float64).mean(axis=(-2, -1))
+
+
+def iqm(scores: np.ndarray) -> Statistic:
+    """Interquartile mean, of runs and tasks together: (..., runs, tasks) -> (...).
+
+    A quarter of the scores, rounded down, is cut at either end: of fewer than four scores none,
+    and the IQM is their mean.
+    """
+    scores = np.asarray(scores, np.float64)
+    ordered = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
+    count = ordered.shape[-1]
+    cut = count // 4
+    return ordered[..., cut : count - cut].mean(axis=-1)
+
+
+def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Share of the runs that score above each threshold, averaged over tasks.
+
+    (..., runs, tasks), (thresholds,) -> (..., thresholds); "above" is strict.
+    """
+    scores = np.asarray(scores, np.float64)
+    return np.stack([(scores > tau).mean(axis=(-2, -1)) for tau in thresholds], axis=-1)
+
+
+def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> Statistic:
+    """P(a run of x scores above a run of y), averaged over tasks; a tie counts half.
+
+    (..., runs of x, tasks), (..., runs of y, tasks) -> (...). Of one task it is the Mann-Whitney
+    U of x over the number of pairs.
+    """
+    x, y = np.asarray(x, np.float64)[..., :, None, :], np.asarray(y, np.float64)[..., None, :, :]
+    return ((x > y) + 0.5 * (x == y)).mean(axis=(-3, -2, -1))
+
+
+def stratified_bootstrap_interval(
+    statistic: Callable[..., Statistic],
+    *scores: np.ndarray,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[Statistic, Statistic]:
+    """Ends of the 95% interval of `statistic(*scores)` by the percentile method.
+
+    Each array of scores, (runs, tasks), is resampled by itself, with replacement among the runs
+    of every task. Seeded, so that a report built twice is the same.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for array in scores:
+        runs, tasks = array.shape
+        picked = rng.integers(runs, size=(resamples, runs, tasks))
+        drawn.append(np.asarray(array, np.float64)[picked, np.arange(tasks)])
+    low, high = np.percentile(statistic(*drawn), (2.5, 97.5), axis=0)
+    return low, high
+
+
+def steps_to_threshold(evaluations: Sequence[Series], threshold: float) -> np.ndarray:
+    """First step at which each seed was evaluated at `threshold` or above; inf where never.
+
+    (seeds,), in environment steps. Its median is the report's sample efficiency: it is inf, "not
+    reached", unless more than half of the seeds got there, however fast the others were.
+    """
+    return np.array(
+        [
+            min(one.steps[one.values >= threshold], default=np.inf)  # steps ascend
+            for one in evaluations
+        ],
+        np.float64,
+    )
+
+
+def lowest_window(episodes: Series, width: int = 5_000) -> float | None:
+    """Lowest mean score of the episodes that ended within one window of `width` steps.
+
+    Windows lie side by side, the first holding the steps 1 to `width`; one in which no episode
+    ended is passed over, and None means that none ended at all.
+    """
+    if not len(episodes.steps):
+        return None
+    window = (episodes.steps.astype(int) - 1) // width
+    return min(float(episodes.values[window == w].mean()) for w in np.unique(window))
+
+
+def regret_below(episodes: Series, level: float) -> float | None:
+    """Mean over episodes of the points by which each scored below `level`; None if none ended."""
+    if not len(episodes.steps):
+        return None
+    return float(np.maximum(0.0, level - episodes.values).mean())
