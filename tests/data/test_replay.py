@@ -16,6 +16,7 @@ from spaars.data.replay import (
     sample_mixed,
     sample_offline,
     sample_online,
+    start_rows,
 )
 
 KEY = jax.random.key(0)
@@ -99,7 +100,7 @@ def test_mixed_batches_have_the_exact_share_first(batch_size, fraction, n):
     updates = 2
     ring = insert(empty_ring(2, 8, 2, 1), numbered([ONLINE] * 4, 2))
     offline = numbered([OFFLINE] * 5)
-    batch = sample_mixed(offline, ring, jnp.int32(1), KEY, updates, batch_size, fraction)
+    batch = sample_mixed(offline, None, ring, jnp.int32(1), KEY, updates, batch_size, fraction, 0.4)
     assert batch.actions.shape == (updates, batch_size, 1)
     np.testing.assert_array_equal(batch.rewards[:, :n], np.full((updates, n), OFFLINE))
     np.testing.assert_array_equal(
@@ -109,7 +110,7 @@ def test_mixed_batches_have_the_exact_share_first(batch_size, fraction, n):
 
 def test_without_offline_data_all_rows_are_online():
     ring = insert(empty_ring(1, 8, 2, 1), numbered([5, 6], 1))
-    batch = sample_mixed(None, ring, jnp.int32(0), KEY, 2, 30, 0.5)
+    batch = sample_mixed(None, None, ring, jnp.int32(0), KEY, 2, 30, 0.5, 0.0)
     assert batch.rewards.shape == (2, 30)
     assert set(batch.rewards.ravel().tolist()) == {5, 6}
 
@@ -118,7 +119,7 @@ def test_updates_see_different_batches_and_keys_decide():
     ring = insert(empty_ring(1, 64, 2, 1), numbered(np.arange(64), 1))
     offline = numbered(100 + np.arange(64))
     first, again, other = (
-        sample_mixed(offline, ring, jnp.int32(0), jax.random.key(k), 2, 16, 0.5).rewards
+        sample_mixed(offline, None, ring, jnp.int32(0), jax.random.key(k), 2, 16, 0.5, 0.0).rewards
         for k in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
@@ -140,7 +141,7 @@ def test_union_is_uniform_over_dataset_and_ring():
     """30 logged and 10 online transitions: a quarter of the rows is online, each row whole."""
     ring = insert(empty_ring(1, 50, 2, 1), numbered(np.arange(10), seeds=1))
     logged = numbered(OFFLINE + np.arange(30))
-    batch = sample_mixed(logged, ring, jnp.int32(0), KEY, 40, 100, None)
+    batch = sample_mixed(logged, None, ring, jnp.int32(0), KEY, 40, 100, None, 0.0)
     rows_agree(batch)
     assert batch.rewards.shape == (40, 100)
     numbers, counts = np.unique(batch.rewards, return_counts=True)
@@ -151,5 +152,23 @@ def test_union_is_uniform_over_dataset_and_ring():
 
 def test_union_without_a_dataset_is_the_ring():
     ring = insert(empty_ring(1, 50, 2, 1), numbered(np.arange(10), seeds=1))
-    batch = sample_mixed(None, ring, jnp.int32(0), KEY, 2, 100, None)
+    batch = sample_mixed(None, None, ring, jnp.int32(0), KEY, 2, 100, None, 0.0)
     assert set(np.unique(batch.rewards)) == set(range(10))
+
+
+def test_start_rows_golden():
+    """Episodes of 3, 1 and 4 rows, their first two."""
+    rows = start_rows(np.array([0, 3, 4]), np.array([3, 4, 8]), 2)
+    np.testing.assert_array_equal(rows, [0, 1, 3, 4, 5])
+
+
+@pytest.mark.parametrize(
+    ("fraction", "share", "starts", "offline"),
+    [(0.5, 0.4, 2, 2), (0.5, 1.0, 4, 0), (0.5, 0.0, 0, 4), (0.0, 0.4, 0, 0), (1.0, 0.25, 2, 6)],
+)
+def test_starts_are_an_exact_share_of_the_offline_rows(fraction, share, starts, offline):
+    ring = insert(empty_ring(1, 8, 2, 1), numbered([ONLINE] * 4, 1))
+    logged, first = numbered([OFFLINE] * 5), numbered([7] * 3)
+    batch = sample_mixed(logged, first, ring, jnp.int32(0), KEY, 3, 8, fraction, share)
+    row = [7.0] * starts + [OFFLINE] * offline + [ONLINE] * (8 - starts - offline)
+    np.testing.assert_array_equal(batch.rewards, [row] * 3)

@@ -55,9 +55,11 @@ def run_offline(offline, seeds, mapping, blocks):
 def run_online(offline, seeds, mapping):
     envs = EnvPopulation(POINT.make_env, seeds)
     ring = empty_ring(len(seeds), 30, 4, 2)
-    loop = OnlineLoop(RANDOM, fresh(RANDOM, seeds), ring, offline, envs, ONLINE, mapping)
+    loop = OnlineLoop(
+        RANDOM, fresh(RANDOM, seeds), ring, offline, None, envs, ONLINE, mapping=mapping
+    )
     for _ in range(3):
-        metrics, _ = loop.run_chunk()
+        metrics, *_ = loop.run_chunk()
     assert metrics["critic_loss"].shape == (len(seeds),)
     return loop.state, loop.ring
 

@@ -65,3 +65,6 @@ class Agent(Protocol):
 
     def hand_over(self, state: Any, armed: Array) -> Any:
         """Tell the agent that from now on (`armed`, bool) the gate may open."""
+
+    def roll_back(self, state: Any, acting: Any) -> Any:
+        """The state with the policies that `acting` was read from; critics stay as they are."""

@@ -67,6 +67,9 @@ class BC:
     def begin_online(self, state: BCState) -> BCState:
         return state
 
+    def roll_back(self, state: BCState, acting: tuple[Normaliser, TanhGaussianPolicy]) -> BCState:
+        return state._replace(actor=state.actor._replace(params=acting[1]))
+
     def hand_over(self, state: BCState, armed: Array) -> BCState:
         return state
 

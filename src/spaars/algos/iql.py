@@ -150,6 +150,9 @@ class IQL:
     def begin_online(self, state: IQLState) -> IQLState:
         return state
 
+    def roll_back(self, state: IQLState, acting: tuple[Normaliser, GaussianPolicy]) -> IQLState:
+        return state._replace(actor=state.actor._replace(params=acting[1]))
+
     def hand_over(self, state: IQLState, armed: Array) -> IQLState:
         return state
 

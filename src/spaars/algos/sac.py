@@ -48,7 +48,9 @@ def actor_loss(
 
 
 def temperature_loss(
-    log_temperature: Float[Array, ""], log_probs: Float[Array, " b"], target_entropy: float
+    log_temperature: Float[Array, ""],
+    log_probs: Float[Array, " b"],
+    target_entropy: Float[Array, ""] | float,
 ) -> Float[Array, ""]:
     """E[-temperature (log pi + target entropy)]  (Haarnoja et al. 2018, eq. 18)."""
     return -jnp.exp(log_temperature) * jax.lax.stop_gradient(log_probs + target_entropy).mean()
@@ -159,6 +161,9 @@ class SAC:
 
     def evidence(self, state: SACState, batch: Batch) -> Metrics:
         return {}
+
+    def roll_back(self, state: SACState, acting: Any) -> SACState:
+        return state._replace(actor=state.actor._replace(params=acting[1]))
 
     def hand_over(self, state: SACState, armed: Array) -> SACState:
         return state

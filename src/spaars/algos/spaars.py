@@ -24,6 +24,8 @@ from spaars.priors.base import BehaviourPrior
 from spaars.priors.cvae import CVAE, PriorConfig, cvae_loss
 
 NOT_ARMED = -1
+# Step of the moving average `SpaarsState.offline_entropy`: over the last few hundred updates.
+ENTROPY_TAU = 0.005
 
 
 class Acting(NamedTuple):
@@ -52,6 +54,8 @@ class SpaarsState(NamedTuple):
     """Moving averages of both policies' parameters: what is evaluated and deployed."""
     raw_average: TanhGaussianPolicy
     log_temperature: Learner[Array]
+    offline_entropy: Float[Array, ""]
+    """Entropy of the latent policy at the offline phase's end, a moving average (nats)."""
     updates: Int[Array, ""]
     """Online updates so far."""
     armed_at: Int[Array, ""]
@@ -104,6 +108,7 @@ class Spaars:
             latent_average=latent_policy,
             raw_average=raw,
             log_temperature=Learner.create(jnp.log(jnp.float32(c.initial_temperature)), tx),
+            offline_entropy=jnp.float32(0.0),
             updates=jnp.int32(0),
             armed_at=jnp.int32(NOT_ARMED),
         )
@@ -158,6 +163,7 @@ class Spaars:
         raw, raw_loss = _regress(state.raw, tx, batch.observations, batch.actions, weights)
         u = self.latent_labels(state.prior.params, batch)
         latent_policy, latent_loss = _regress(state.latent, tx, batch.observations, u, weights)
+        _, log_probs = latent_policy.params(batch.observations).sample_and_log_prob(key)
 
         # 3. Q towards r + gamma V(s').
         next_values = value.params(batch.next_observations)[..., 0]
@@ -175,6 +181,7 @@ class Spaars:
             latent_average=latent_policy.params,
             critics=critics,
             target_critics=polyak(critics.params, state.target_critics, self.offline.tau),
+            offline_entropy=polyak(-log_probs.mean(), state.offline_entropy, ENTROPY_TAU),
         )
         metrics = (
             value_metrics
@@ -217,6 +224,15 @@ class Spaars:
             state.critics.params,
             armed,
             jnp.where(armed, self.raw_share(state), 0.0),
+        )
+
+    def roll_back(self, state: SpaarsState, acting: Acting) -> SpaarsState:
+        """Both policies go back to the averages that were deployed."""
+        return state._replace(
+            latent=state.latent._replace(params=acting.latent_average),
+            raw=state.raw._replace(params=acting.raw_average),
+            latent_average=acting.latent_average,
+            raw_average=acting.raw_average,
         )
 
     def raw_share(self, state: SpaarsState) -> Float[Array, ""]:
@@ -267,7 +283,8 @@ class Spaars:
         raw, u = acting.raw_average(obs).mode(), acting.latent_average(obs).mode()
         raw_wins = self._armed_and_open(acting, obs, raw, u)
         actions = jnp.where(raw_wins[..., None], raw, self.decode(acting.prior, obs, u))
-        return actions, {"raw_share": raw_wins.astype(jnp.float32)}
+        share = raw_wins.astype(jnp.float32)
+        return actions, {"raw_share": share, "gate": share}
 
     def _armed_and_open(
         self, acting: Acting, obs: Array, raw: Array, u: Array
@@ -373,7 +390,9 @@ class Spaars:
         latent_policy = state.latent.apply(grads, tx)
 
         # 3. Temperature towards the target entropy in latent space.
-        target_entropy = -c.latent_entropy_scale * prior.latent_dim
+        target_entropy = jnp.minimum(
+            -c.latent_entropy_scale * prior.latent_dim, state.offline_entropy
+        )
         grad = jax.grad(temperature_loss)(state.log_temperature.params, log_probs, target_entropy)
         log_temperature = state.log_temperature.apply(grad, tx)
 

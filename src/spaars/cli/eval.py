@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spaars.deploy.policy import load_state
+from spaars.deploy.policy import load_acting
 from spaars.errors import ConfigError
 from spaars.tasks import get_task
 from spaars.training.evaluate import Evaluator
@@ -27,6 +27,8 @@ class Args:
     """Skip this many of the fixed evaluation episodes (fresh ones: the run's own number)."""
     stochastic: bool = False
     """Sample actions as exploration does, instead of taking the deterministic ones."""
+    newest: bool = False
+    """Evaluate the newest policy, deployed or not."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -40,7 +42,7 @@ def run(argv: list[str]) -> int:
         )
     config, described = read_config(args.path)
     task = get_task(config.task)
-    state, _ = load_state(args.path, config)
+    acting, _ = load_acting(args.path, config, args.newest)
     evaluator = Evaluator(
         config.agent(),
         task.make_env,
@@ -49,7 +51,7 @@ def run(argv: list[str]) -> int:
         stochastic=args.stochastic,
         offset=args.offset,
     )
-    result = evaluator(state)
+    result = evaluator(acting)
     evaluator.close()
     scores = task.score(result.returns)
     rows = [

@@ -82,6 +82,13 @@ def sample_offline(offline: Batch, key: PRNGKeyArray, shape: tuple[int, ...]) ->
     return jax.tree.map(lambda x: x[rows], offline)
 
 
+def start_rows(starts: np.ndarray, stops: np.ndarray, steps: int) -> np.ndarray:
+    """Rows of the first `steps` transitions of every episode; episode i is [starts_i, stops_i)."""
+    lengths = np.minimum(stops - starts, steps)
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(starts, lengths) + within
+
+
 def sample_online(
     ring: Ring, seed_index: Int[Array, ""], key: PRNGKeyArray, shape: tuple[int, ...]
 ) -> Batch:
@@ -92,25 +99,33 @@ def sample_online(
 
 def sample_mixed(
     offline: Batch | None,
+    starts: Batch | None,
     ring: Ring,
     seed_index: Int[Array, ""],
     key: PRNGKeyArray,
     updates: int,
     batch_size: int,
     offline_fraction: float | None,
+    start_fraction: float,
 ) -> Batch:
     """Leaves (updates, batch, ...): first the offline rows, then the online rows.
 
-    Exactly round(batch_size * offline_fraction) rows of every batch come from the dataset; with
-    None, each row comes from anywhere in dataset and ring with the same probability.
+    Exactly round(batch_size * offline_fraction) rows of every batch come from the dataset, and
+    of these round(rows * start_fraction) from `starts`, its episodes' first transitions. With
+    offline_fraction None, each row comes from anywhere in dataset and ring with the same
+    probability.
     """
     if offline_fraction is None:
         return _sample_union(offline, ring, seed_index, key, (updates, batch_size))
     n_offline = round(batch_size * offline_fraction) if offline is not None else 0
+    n_starts = round(n_offline * start_fraction) if starts is not None else 0
     offline_key, online_key = jax.random.split(key)
     parts = []
-    if offline is not None and n_offline > 0:
-        parts.append(sample_offline(offline, offline_key, (updates, n_offline)))
+    if starts is not None and n_starts > 0:
+        start_key = jax.random.fold_in(offline_key, 1)
+        parts.append(sample_offline(starts, start_key, (updates, n_starts)))
+    if offline is not None and n_offline > n_starts:
+        parts.append(sample_offline(offline, offline_key, (updates, n_offline - n_starts)))
     if n_offline < batch_size:
         shape = (updates, batch_size - n_offline)
         parts.append(sample_online(ring, seed_index, online_key, shape))

@@ -1,4 +1,4 @@
-"""The policy of a run's last checkpoint: normalisation, decoder, gate and bounds inside."""
+"""The deployed policy of a run's last checkpoint: normalisation, decoder, gate, bounds inside."""
 
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,10 @@ from spaars.training.trainer import initial_state
 class Policy:
     """Deterministic actions of one seed of a run. Call it with raw observations."""
 
-    def __init__(self, config: TrainConfig, state: Any, seed: int, observation_dim: int):
+    def __init__(self, config: TrainConfig, acting: Any, seed: int, observation_dim: int):
         self.config, self.seed, self.observation_dim = config, seed, observation_dim
-        agent = config.agent()
-        self.acting = agent.acting(state)
-        self._act = jax.jit(partial(agent.act_deterministic, self.acting))
+        self.acting = acting
+        self._act = jax.jit(partial(config.agent().act_deterministic, acting))
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """Actions in [-1, 1], (act,) or (n, act), for observations (obs,) or (n, obs)."""
@@ -37,7 +36,7 @@ class Policy:
 
 
 def load_policy(run_dir: str | Path, seed: int | None = None) -> Policy:
-    """The policy of `run_dir`'s newest checkpoint; `seed` chooses among the run's seeds.
+    """The deployed policy of `run_dir`'s newest checkpoint; `seed` chooses among the run's seeds.
 
     Raises RunError if there is no run or checkpoint, or the run has no such seed.
     """
@@ -46,14 +45,14 @@ def load_policy(run_dir: str | Path, seed: int | None = None) -> Policy:
     seed = config.seeds[0] if seed is None else seed
     if seed not in config.seeds:
         raise RunError(f"{path} has seeds {list(config.seeds)}, not {seed}.")
-    state, observation_dim = load_state(path, config)
+    acting, observation_dim = load_acting(path, config)
     index = config.seeds.index(seed)
-    one = jax.tree.map(lambda leaf: leaf[index], state)
+    one = jax.tree.map(lambda leaf: leaf[index], acting)
     return Policy(config, one, seed, observation_dim)
 
 
-def load_state(run_dir: Path, config: TrainConfig) -> tuple[Any, int]:
-    """The population state of the newest checkpoint, and the observation dimension."""
+def load_acting(run_dir: Path, config: TrainConfig, newest: bool = False) -> tuple[Any, int]:
+    """What the deployed (or the `newest`) policies read, leaves (S, ...); the observation dim."""
     checkpoint = load_checkpoint(run_dir)
     if checkpoint is None:
         raise RunError(f"{run_dir} has no checkpoint yet; go on with `spaars resume {run_dir}`.")
@@ -63,5 +62,9 @@ def load_state(run_dir: Path, config: TrainConfig) -> tuple[Any, int]:
     env.close()
     # Statistics of observations are part of the state; these only give the shapes.
     zeros = np.zeros(observation_dim, np.float32)
-    like = initial_state(config, zeros, zeros, action_dim)
-    return checkpoint.state(like), observation_dim
+    state = checkpoint.tree("state", initial_state(config, zeros, zeros, action_dim))
+    acting = jax.vmap(config.agent().acting)(state)
+    # Before the first online step nothing is deployed but the offline policy.
+    if config.deployment.rule == "proven" and "trials" in checkpoint.progress and not newest:
+        acting = checkpoint.tree("deployed", acting)
+    return acting, observation_dim

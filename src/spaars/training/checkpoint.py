@@ -1,6 +1,8 @@
 """Checkpoints: one safetensors file, replaced atomically, the previous one kept.
 
     state/<path>     leaves of the agent's population state       (S, ...)
+    deployed/<path>, candidate/<path>   what the deployed policies and the candidates read;
+                     only with the deployment rule 'proven'      (S, ...)
     ring/<field>     the filled part of the online replay         (S, filled, ...)
     actions/<i>      actions of env i since its last reset        (t, act)
     metadata         JSON: where the run stands
@@ -11,6 +13,7 @@ Nothing in a checkpoint is ever executed; it loads without pickle.
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +34,12 @@ class Checkpoint(NamedTuple):
     progress: dict[str, Any]
     arrays: dict[str, np.ndarray]
 
-    def state(self, like: Any) -> Any:
-        """The population state, with the structure, shapes and dtypes of `like`."""
+    def tree(self, root: str, like: Any) -> Any:
+        """A saved pytree, such as the population's "state"; structure, shapes, dtypes of `like`."""
         paths, treedef = jax.tree_util.tree_flatten_with_path(like)
         leaves = []
         for path, leaf in paths:
-            name = "state/" + jax.tree_util.keystr(path, simple=True, separator="/")
+            name = f"{root}/" + jax.tree_util.keystr(path, simple=True, separator="/")
             found = self.arrays.get(name)
             if found is None or found.shape != leaf.shape or found.dtype != leaf.dtype:
                 got = "nothing" if found is None else f"{found.dtype}{list(found.shape)}"
@@ -66,12 +69,16 @@ class Checkpoint(NamedTuple):
 
 
 def collect(
-    progress: dict[str, Any], state: Any, ring: Ring | None, env_state: dict[str, Any] | None
+    progress: dict[str, Any],
+    trees: Mapping[str, Any],
+    ring: Ring | None,
+    env_state: dict[str, Any] | None,
 ) -> Checkpoint:
-    """Bring a run's state to the host."""
+    """Bring a run's state to the host; `trees` are pytrees by the name they are saved under."""
     arrays = {
-        "state/" + jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        f"{root}/" + jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for root, tree in trees.items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
     progress = dict(progress)
     if ring is not None and env_state is not None:

@@ -18,6 +18,7 @@ from spaars.algos.spaars import Spaars
 from spaars.data import Dataset
 from spaars.errors import ConfigError, unknown_name
 from spaars.priors.cvae import PriorConfig
+from spaars.training.deployment import DeploymentConfig
 from spaars.training.online import OnlineConfig
 
 Preset = Literal["smoke", "quick", "full"]
@@ -60,6 +61,7 @@ class TrainConfig:
     gate: GateConfig = GateConfig()
     online: OnlineConfig = OnlineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    deployment: DeploymentConfig = DeploymentConfig()
     iql: IQLConfig = IQLConfig()
     sac: SACConfig = SACConfig()
     bc: BCConfig = BCConfig()
@@ -99,7 +101,15 @@ METHODS: dict[str, Method] = {
         build=lambda c: IQL(c.iql),
         sections=("iql",),
         # Fine-tuning: one update per step, uniform over logged and online data.
-        settings={"online": {"utd": 1, "offline_fraction": None, "learning_starts": 0}},
+        settings={
+            "online": {
+                "utd": 1,
+                "offline_fraction": None,
+                "start_fraction": 0.0,
+                "learning_starts": 0,
+            },
+            "deployment": {"rule": "latest"},
+        },
         presets={
             "smoke": {"iql": {"updates": 1_000, "hidden": (64, 64)}},
             "quick": {"iql": {"updates": 100_000}},  # published: 1,000,000
@@ -109,7 +119,12 @@ METHODS: dict[str, Method] = {
         build=lambda c: SAC(c.sac),
         sections=("sac",),
         settings={
-            "online": {"utd": 20, "random_steps": 5_000, "learning_starts": 5_000},
+            "online": {
+                "utd": 20,
+                "start_fraction": 0.0,
+                "random_steps": 5_000,
+                "learning_starts": 5_000,
+            },
             "sac": {
                 "critics": 10,
                 "layer_norm": True,
@@ -118,6 +133,7 @@ METHODS: dict[str, Method] = {
                 "actor_every": 20,
                 "target_entropy_scale": 0.5,
             },
+            "deployment": {"rule": "latest"},
         },
         presets={
             "smoke": {
@@ -135,9 +151,11 @@ METHODS: dict[str, Method] = {
             "online": {
                 "utd": 1,
                 "offline_fraction": 0.0,
+                "start_fraction": 0.0,
                 "random_steps": 5_000,
                 "learning_starts": 5_000,
-            }
+            },
+            "deployment": {"rule": "latest"},
         },
         presets={
             "smoke": {
@@ -175,6 +193,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "plateau_window": 250,
         },
         "online": {"steps": 1_500, "learning_starts": 100},
+        "deployment": {"trial_episodes": 1, "every": 250},
         "evaluation": {"every": 500, "episodes": 3},
     },
     "quick": {
@@ -252,10 +271,12 @@ def check(config: TrainConfig) -> None:
         "--offline.batch-size": c.offline.batch_size,
         "--prior.latent-dim": c.prior.latent_dim if c.prior.latent_dim is not None else 1,
         "--online.chunk": c.online.chunk,
+        "--online.start-steps": c.online.start_steps,
         "--online.utd": c.online.utd,
         "--evaluation.every": c.evaluation.every,
         "--evaluation.episodes": c.evaluation.episodes,
         "--iql.batch-size": c.iql.batch_size,
+        "--deployment.trial-episodes": c.deployment.trial_episodes,
         "--sac.batch-size": c.sac.batch_size,
         "--sac.critics": c.sac.critics,
         "--sac.actor-every": c.sac.actor_every,
@@ -276,10 +297,16 @@ def check(config: TrainConfig) -> None:
                 f"{flag} must be a multiple of --online.chunk ({c.online.chunk}), got {value}: "
                 "the run only looks up between two chunks."
             )
+    if c.deployment.rule == "proven" and c.online.random_steps:
+        raise ConfigError(
+            "--deployment.rule proven needs a policy from the first step on, but "
+            f"--online.random-steps is {c.online.random_steps}. Use --deployment.rule latest."
+        )
     if c.method == "bc" and c.online.steps:
         raise ConfigError("--method bc learns from the logged data only: leave --online.steps 0.")
     for flag, share in {
         "--online.offline-fraction": c.online.offline_fraction or 0.0,
+        "--online.start-fraction": c.online.start_fraction,
         "--gate.raw-share-cap": c.gate.raw_share_cap,
     }.items():
         if not 0.0 <= share <= 1.0:

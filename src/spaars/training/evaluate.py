@@ -24,7 +24,9 @@ class EvalResult(NamedTuple):
 
 
 class Evaluator:
-    """Runs `episodes` episodes of every seed in lockstep; call it with the population's state.
+    """Runs `episodes` episodes of every seed in lockstep.
+
+    Call it with what the policies read: `Agent.acting` of every seed, leaves (S, ...).
 
     Episode i of training seed s always starts from the same state, at every evaluation.
     """
@@ -45,8 +47,7 @@ class Evaluator:
         self.offset = offset
         self._act = jax.jit(partial(_act, agent, stochastic, mapping))
 
-    def __call__(self, state: Any) -> EvalResult:
-        acting = jax.vmap(self.agent.acting)(state)
+    def __call__(self, acting: Any) -> EvalResult:
         shape = (len(self.seeds), self.episodes)
         observations = np.stack(
             [

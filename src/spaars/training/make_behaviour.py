@@ -77,6 +77,7 @@ def make_behaviour(
         jax.tree.map(lambda x: x[None], state),
         empty_ring(1, config.max_steps, observation_dim, action_dim),
         None,
+        None,
         envs,
         online,
     )

@@ -12,6 +12,7 @@ import numpy as np
 from spaars import seeding
 from spaars.algos.agent import Agent
 from spaars.data.replay import Batch, Ring, insert, sample_mixed
+from spaars.training.deployment import Deployment, DeploymentConfig, Verdict, select
 from spaars.training.envs import EnvPopulation, Episode
 from spaars.training.population import Mapping, over_seeds, own_buffers
 
@@ -28,12 +29,22 @@ class OnlineConfig:
     """Update-to-data ratio: gradient updates per environment step."""
     offline_fraction: float | None = 0.5
     """Share of every batch that comes from the offline dataset; None: uniform over both."""
+    start_fraction: float = 0.4
+    """Share of a batch's offline rows that are drawn from the first `start_steps` of episodes.
+    Few rows are, but every episode has to pass through them: without it the policy forgets how
+    to get going (docs/lab-notebook.md)."""
+    start_steps: int = 50
+    """Environment steps that count as an episode's start."""
     random_steps: int = 0
     """First steps with uniformly random actions (for agents that start from nothing)."""
     learning_starts: int = 1_000
     """Environment steps before the first online update."""
     replay_capacity: int | None = None
     """Online transitions kept per seed; None keeps them all."""
+
+
+NEWEST = DeploymentConfig(rule="latest")
+Judged = tuple[Episode, Verdict]
 
 
 class OnlineLoop:
@@ -45,12 +56,15 @@ class OnlineLoop:
         state: Any,
         ring: Ring,
         offline: Batch | None,
+        starts: Batch | None,
         envs: EnvPopulation,
         config: OnlineConfig,
+        deployment: DeploymentConfig = NEWEST,
         mapping: Mapping = "auto",
     ):
-        self.agent, self.ring, self.offline = agent, ring, offline
+        self.agent, self.ring, self.offline, self.starts = agent, ring, offline, starts
         self.state = own_buffers(state)
+        self.deployment = Deployment(deployment, own_buffers(self.acting()), envs.seeds)
         self.envs, self.config = envs, config
         self.act_keys = _streams(envs.seeds, seeding.ACT)
         self.update_keys = _streams(envs.seeds, seeding.UPDATE)
@@ -61,9 +75,24 @@ class OnlineLoop:
         self._insert = jax.jit(insert, donate_argnums=0)
         self._update = jax.jit(partial(_update_chunk, agent, config, mapping), donate_argnums=0)
 
-    def run_chunk(self) -> tuple[dict[str, np.ndarray], list[Episode]]:
-        """K env steps and K x UTD updates. Returns means per seed (S,) and finished episodes."""
-        transitions, facts, episodes = self._collect()
+    def acting(self) -> Any:
+        """What the newest policies read, leaves (S, ...)."""
+        return jax.vmap(self.agent.acting)(self.state)
+
+    @property
+    def deployed(self) -> Any:
+        """What the deployed policies read, leaves (S, ...)."""
+        if self.deployment.config.rule == "latest":
+            return self.acting()
+        return self.deployment.deployed
+
+    def run_chunk(self) -> tuple[dict[str, np.ndarray], list[Episode], list[Judged]]:
+        """K env steps and K x UTD updates.
+
+        Returns means per seed (S,), finished episodes, and trials that ended with them.
+        """
+        transitions, facts, episodes, verdicts = self._collect()
+        self._roll_back({e.seed for e, verdict in verdicts if verdict.event == "rollback"})
         self.ring = self._insert(self.ring, transitions)
         metrics = facts
         if self.envs.env_steps > self.config.learning_starts:
@@ -71,29 +100,46 @@ class OnlineLoop:
                 self.state,
                 self.ring,
                 self.offline,
+                self.starts,
                 self.update_keys,
                 np.int32(self.envs.env_steps),
             )
             metrics = facts | jax.device_get(update_metrics)
-        return metrics, episodes
+        return metrics, episodes, verdicts
 
     def evidence(self) -> dict[str, Any]:
         """The agent's own measurements on a fresh batch, leaves (S,)."""
         step = np.int32(self.envs.env_steps)
-        return self._evidence(self.state, self.ring, self.offline, self.evidence_keys, step)
+        return self._evidence(
+            self.state, self.ring, self.offline, self.starts, self.evidence_keys, step
+        )
 
-    def _collect(self) -> tuple[Batch, dict[str, np.ndarray], list[Episode]]:
-        acting = jax.vmap(self.agent.acting)(self.state)
+    def _roll_back(self, seeds: set[int]) -> None:
+        if seeds:
+            which = np.array([seed in seeds for seed in self.envs.seeds])
+            back = jax.vmap(self.agent.roll_back)(self.state, self.deployment.deployed)
+            self.state = own_buffers(select(which, back, self.state))
+
+    def _collect(self) -> tuple[Batch, dict[str, np.ndarray], list[Episode], list[Judged]]:
+        acting = self.acting()
+        self.deployment.offer(acting)
         rows: list[tuple[np.ndarray, ...]] = []
         facts: list[dict[str, Any]] = []
         episodes: list[Episode] = []
+        verdicts: list[Judged] = []
         for _ in range(self.config.chunk):
             step = np.int32(self.envs.env_steps)
             if step < self.config.random_steps:
                 actions = np.asarray(self._random(self.act_keys, step))
             else:
+                on_trial = self.deployment.on_trial
                 device_actions, step_facts = self._act(
-                    acting, self.envs.observations, self.act_keys, step
+                    acting,
+                    self.deployment.candidate,
+                    on_trial,
+                    self.envs.observations,
+                    self.act_keys,
+                    step,
                 )
                 actions = np.asarray(device_actions)
                 facts.append(step_facts)
@@ -102,14 +148,19 @@ class OnlineLoop:
             rows.append(
                 (observations, actions, rewards, next_observations, terminated.astype(np.float32))
             )
-            episodes += finished
+            for episode in finished:
+                trial = bool(self.deployment.on_trial[self.envs.seeds.index(episode.seed)])
+                episodes.append(episode._replace(trial=trial))
+                verdict = self.deployment.after_episode(episode)
+                if verdict is not None:
+                    verdicts.append((episode, verdict))
         chunk = Batch(*(np.stack(column, 1) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
         host_facts = jax.device_get(facts)
         means = {
             name: np.mean([f[name] for f in host_facts], axis=0)
             for name in (host_facts[0] if host_facts else {})
         }
-        return chunk, means, episodes
+        return chunk, means, episodes, verdicts
 
 
 def _streams(seeds: Sequence[int], purpose: int) -> jax.Array:
@@ -117,13 +168,24 @@ def _streams(seeds: Sequence[int], purpose: int) -> jax.Array:
 
 
 def _act(
-    agent: Agent, mapping: Mapping, acting: Any, observations: Any, keys: Any, step: Any
+    agent: Agent,
+    mapping: Mapping,
+    acting: Any,
+    candidate: Any,
+    on_trial: Any,
+    observations: Any,
+    keys: Any,
+    step: Any,
 ) -> Any:
-    def one(acting: Any, observation: Any, key: Any) -> Any:
-        actions, facts = agent.act(acting, observation[None], jax.random.fold_in(key, step))
+    def one(acting: Any, candidate: Any, on_trial: Any, observation: Any, key: Any) -> Any:
+        actions, facts = jax.lax.cond(
+            on_trial,
+            lambda: agent.act_deterministic(candidate, observation[None]),
+            lambda: agent.act(acting, observation[None], jax.random.fold_in(key, step)),
+        )
         return actions[0], {name: value[0] for name, value in facts.items()}
 
-    return over_seeds(one, mapping)(acting, observations, keys)
+    return over_seeds(one, mapping)(acting, candidate, on_trial, observations, keys)
 
 
 def _random_actions(dim: int, keys: Any, step: Any) -> Any:
@@ -140,13 +202,22 @@ def _evidence(
     state: Any,
     ring: Ring,
     offline: Batch | None,
+    starts: Batch | None,
     keys: Any,
     step: Any,
 ) -> Any:
     def one(state: Any, seed_index: Any, key: Any) -> Any:
         key = jax.random.fold_in(key, step)
         batch = sample_mixed(
-            offline, ring, seed_index, key, 1, agent.batch_size, config.offline_fraction
+            offline,
+            starts,
+            ring,
+            seed_index,
+            key,
+            1,
+            agent.batch_size,
+            config.offline_fraction,
+            config.start_fraction,
         )
         return agent.evidence(state, jax.tree.map(lambda x: x[0], batch))
 
@@ -160,6 +231,7 @@ def _update_chunk(
     state: Any,
     ring: Ring,
     offline: Batch | None,
+    starts: Batch | None,
     keys: Any,
     step: Any,
 ) -> Any:
@@ -170,12 +242,14 @@ def _update_chunk(
         # The ring is read by index, not mapped: mapping would copy every seed's whole ring.
         batches = sample_mixed(
             offline,
+            starts,
             ring,
             seed_index,
             sample_key,
             updates,
             agent.batch_size,
             config.offline_fraction,
+            config.start_fraction,
         )
 
         def update(state: Any, x: tuple[Batch, Any]) -> Any:
@@ -184,7 +258,7 @@ def _update_chunk(
         state, metrics = jax.lax.scan(
             update, state, (batches, jax.random.split(update_key, updates))
         )
-        return state, jax.tree.map(jnp.mean, metrics)
+        return state, jax.tree.map(jnp.nanmean, metrics)
 
     seed_indices = jnp.arange(ring.storage.rewards.shape[0])
     return over_seeds(one, mapping)(state, seed_indices, keys)

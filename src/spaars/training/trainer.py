@@ -14,7 +14,7 @@ import numpy as np
 
 from spaars import seeding
 from spaars.data import Dataset
-from spaars.data.replay import as_batch, empty_ring
+from spaars.data.replay import as_batch, empty_ring, start_rows
 from spaars.errors import RunError
 from spaars.report import write_report
 from spaars.tasks import Task
@@ -25,7 +25,7 @@ from spaars.training.evaluate import EvalResult, Evaluator
 from spaars.training.handover import reason_to_hand_over
 from spaars.training.metrics import MetricsLog
 from spaars.training.offline import OfflineLoop
-from spaars.training.online import OnlineLoop
+from spaars.training.online import Judged, OnlineLoop
 from spaars.training.population import own_buffers
 from spaars.training.run_directory import describe_dataset, write_json
 
@@ -76,6 +76,10 @@ class Trainer:
             dataset.next_observations,
             dataset.terminated,
         )
+        self.starts = None
+        if config.online.start_fraction > 0.0:
+            rows = start_rows(*dataset.episode_bounds(), config.online.start_steps)
+            self.starts = jax.tree.map(lambda x: x[rows], self.offline)
         mean, std = dataset.observation_statistics()
         self.state = initial_state(config, mean, std, dataset.action_dim)
         self.loop: OnlineLoop | None = None  # from the first online step on
@@ -89,6 +93,7 @@ class Trainer:
             "wall_seconds": 0.0,
             "scores": [[] for _ in range(n)],  # [env step, score] of every evaluation, per seed
             "episodes": [[] for _ in range(n)],  # [env step, return, terminated], per seed
+            "newest_score": [None] * n,  # of the newest policy at the last evaluation
             "handover": [None] * n,  # {"step", "score", "evaluations" until then} once armed
             "averages": {},  # running means of the metrics since the last line, per seed
         }
@@ -102,7 +107,7 @@ class Trainer:
         """
         if checkpoint is not None:
             self.progress = checkpoint.progress
-            self.state = checkpoint.state(self.state)
+            self.state = checkpoint.tree("state", self.state)
         self.state = own_buffers(self.state)
         started = time.monotonic() if started is None else started
         self.started = started - self.progress["wall_seconds"]
@@ -157,7 +162,16 @@ class Trainer:
             envs.restore(checkpoint.env_state())
         else:
             self.state = jax.vmap(self.agent.begin_online)(self.state)
-        loop = OnlineLoop(self.agent, self.state, ring, self.offline, envs, c.online)
+        loop = OnlineLoop(
+            self.agent, self.state, ring, self.offline, self.starts, envs, c.online, c.deployment
+        )
+        if checkpoint is not None and begun and c.deployment.rule == "proven":
+            acting = loop.acting()
+            loop.deployment.restore(
+                checkpoint.progress["trials"],
+                checkpoint.tree("deployed", acting),
+                checkpoint.tree("candidate", acting),
+            )
         self.state = None  # the loop owns it now; the old buffers are donated away
         self.loop, self.envs, self.evaluator = loop, envs, evaluator
         try:
@@ -167,21 +181,20 @@ class Trainer:
                 self.evaluate(loop, "offline" if self.phases else "initial")
                 self.save()
             while envs.env_steps < c.online.steps:
-                metrics, episodes = loop.run_chunk()
-                self.after_chunk(loop, metrics, episodes)
+                metrics, episodes, verdicts = loop.run_chunk()
+                self.log_episodes(episodes)
+                self.log_verdicts(verdicts)
+                self.after_chunk(loop, metrics)
         finally:
             envs.close()
             evaluator.close()
 
-    def after_chunk(
-        self, loop: OnlineLoop, metrics: dict[str, np.ndarray], episodes: Sequence[Episode]
-    ) -> None:
+    def after_chunk(self, loop: OnlineLoop, metrics: dict[str, np.ndarray]) -> None:
         """Log, decide the hand-over, evaluate, save: in this order, all at chunk boundaries."""
         c, step = self.config, self.envs.env_steps
         last = step == c.online.steps
         self.accumulate(metrics)
         self.refuse_divergence(metrics)
-        self.log_episodes(episodes)
         if step % c.log_every == 0 or last:
             evidence = jax.device_get(loop.evidence())
             self.accumulate(evidence)
@@ -226,10 +239,13 @@ class Trainer:
     # ------------------------------------------------------------------ looking and logging
 
     def evaluate(self, loop: OnlineLoop, label: str, only: np.ndarray | None = None) -> EvalResult:
-        """Run the evaluation episodes of every seed; write those of `only` (default: all)."""
-        result = self.evaluator(loop.state)
+        """Run the deployed policies' evaluation episodes; write those of `only` (default: all)."""
+        result = self.evaluator(loop.deployed)
         step = self.envs.env_steps
         scores = self.task.score(result.returns)
+        newest = scores
+        if self.config.deployment.rule == "proven" and label in ("periodic", "final"):
+            newest = self.task.score(self.evaluator(loop.acting()).returns)
         for i, seed in enumerate(self.config.seeds):
             if only is not None and not only[i]:
                 continue
@@ -244,9 +260,11 @@ class Trainer:
                 length_mean=result.lengths[i].mean(),
                 falls=result.terminated[i].sum(),
                 episodes=len(scores[i]),
+                newest_score=newest[i].mean(),
                 **{name: value[i] for name, value in result.facts.items()},
             )
             self.progress["scores"][i].append([step, float(scores[i].mean())])
+            self.progress["newest_score"][i] = float(newest[i].mean())
         means = " ".join(f"{score:.1f}" for score in scores.mean(1))
         self.message(f"step {step}: {label} score {means}")
         return result
@@ -261,9 +279,15 @@ class Trainer:
                 score=self.task.score(np.array(e.episode_return)),
                 length=e.length,
                 terminated=e.terminated,
+                trial=e.trial,
             )
             i = self.config.seeds.index(e.seed)
             self.progress["episodes"][i].append([e.env_step, e.episode_return, e.terminated])
+
+    def log_verdicts(self, verdicts: Sequence[Judged]) -> None:
+        for episode, (event, reason) in verdicts:
+            seed, step = episode.seed, episode.env_step
+            self.metrics.write("event", seed=seed, step=step, event=event, reason=reason)
 
     def accumulate(self, metrics: dict[str, np.ndarray]) -> None:
         """Add to the running means; NaN means 'not applicable' and does not count."""
@@ -311,9 +335,14 @@ class Trainer:
         self.progress["metrics_offset"] = self.metrics.offset
         self.progress["wall_seconds"] = time.monotonic() - self.started
         if self.loop is not None:
-            saved = collect(self.progress, self.loop.state, self.loop.ring, self.envs.state())
+            trees = {"state": self.loop.state}
+            if self.config.deployment.rule == "proven":
+                self.progress["trials"] = self.loop.deployment.state()
+                trees["deployed"] = self.loop.deployment.deployed
+                trees["candidate"] = self.loop.deployment.candidate
+            saved = collect(self.progress, trees, self.loop.ring, self.envs.state())
         else:
-            saved = collect(self.progress, self.state, None, None)
+            saved = collect(self.progress, {"state": self.state}, None, None)
         save_checkpoint(self.run_dir, saved)
 
     def stop_if_asked(self) -> None:
@@ -348,6 +377,7 @@ class Trainer:
             "handover_score": handover["score"] if handover else None,
             "handover_step": handover["step"] if handover else None,
             "final_score": scores[-1][1],
+            "newest_score": self.progress["newest_score"][i],
             "dip_worst": dip,
             "drop_below_offline": (
                 None if offline_score is None else max(offline_score - score for _, score in scores)
