@@ -83,3 +83,17 @@ def point_file(path: Path, transitions=2_000, seed=0) -> Path:
     """The same data as an npz file, as `--dataset` takes it."""
     save_npz(point_dataset(transitions, seed), path)
     return path
+
+
+def blank_dataset(observation_dim: int, action_dim: int) -> Dataset:
+    """Ten transitions of another task's shape, for tests of what only reads the shape."""
+    n, rng = 10, np.random.default_rng(0)
+    return Dataset.build(
+        label="blank",
+        observations=rng.normal(size=(n, observation_dim)).astype(np.float32),
+        actions=rng.uniform(-1.0, 1.0, (n, action_dim)).astype(np.float32),
+        rewards=rng.normal(size=n).astype(np.float32),
+        next_observations=rng.normal(size=(n, observation_dim)).astype(np.float32),
+        terminated=np.arange(n) % 5 == 4,
+        truncated=np.zeros(n, bool),
+    )

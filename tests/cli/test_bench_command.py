@@ -17,6 +17,7 @@ from spaars.cli.main import main
 from spaars.training import config as configs
 from spaars.training.bench import run_cells
 from spaars.training.suite import Cell, load_suite
+from toy import blank_dataset
 
 FAKE = (sys.executable, str(Path(__file__).parents[1] / "fake_spaars.py"))
 SUITE = """
@@ -51,7 +52,7 @@ def bench(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, list[str
 def begin(cell: Cell, score: float | None = None) -> None:
     """A run as it was left: finished if there is a score."""
     cell.path.mkdir(parents=True)
-    config = configs.to_json(configs.resolved(cell.config, 3))
+    config = configs.to_json(configs.resolved(cell.config, blank_dataset(11, 3)))
     described = {"config": config, "dataset": {"sha256": ""}}
     (cell.path / "config.json").write_text(json.dumps(described))
     if score is not None:

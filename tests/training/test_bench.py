@@ -17,6 +17,7 @@ from spaars.training import config as configs
 from spaars.training.bench import Result, command_of, run_cells, state_of, train_words
 from spaars.training.config import METHODS, PRESETS, TrainConfig, preset_config
 from spaars.training.suite import Cell
+from toy import blank_dataset
 
 FAKE = (sys.executable, str(Path(__file__).parents[1] / "fake_spaars.py"))
 
@@ -29,7 +30,7 @@ def cell(out: Path, seed: int = 1, **changes: object) -> Cell:
 def write_config(run: Path, config: TrainConfig) -> None:
     run.mkdir(parents=True)
     described = {
-        "config": configs.to_json(configs.resolved(config, 3)),
+        "config": configs.to_json(configs.resolved(config, blank_dataset(11, 3))),
         "dataset": {"sha256": ""},
     }
     (run / "config.json").write_text(json.dumps(described))

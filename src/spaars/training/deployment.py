@@ -47,8 +47,10 @@ class Trials:
     """Whether the running episode is a trial. The first ones measure the offline policy."""
     returns: list[float] = dataclasses.field(default_factory=list)
     """Of the candidate's trial episodes so far."""
+    logged_return: float | None = None
+    """Mean return of the logged episodes, which a candidate must beat too."""
     deployed_return: float | None = None
-    """Mean trial return of the deployed policy; None until it is measured."""
+    """What a candidate must beat; None until the offline policy is measured."""
     next_trial: int = 0
     """The first episode that begins at this environment step or later is a trial."""
 
@@ -68,7 +70,9 @@ def after_episode(config: DeploymentConfig, trials: Trials, episode: Episode) ->
         verdict = judge(config, trials)
         if verdict is not None:
             if verdict.event == "deployed":
-                trials.deployed_return = float(np.mean(trials.returns))
+                bar = trials.logged_return if trials.deployed_return is None else None
+                mean = float(np.mean(trials.returns))
+                trials.deployed_return = mean if bar is None else max(mean, bar)
             trials.on_trial, trials.returns = False, []
             trials.next_trial = episode.env_step + config.every
     if episode.env_step >= trials.next_trial:
@@ -82,7 +86,7 @@ def judge(config: DeploymentConfig, trials: Trials) -> Verdict | None:
     words = f"mean return {mean:.4g} in {n} trial episode{'s' if n > 1 else ''}"
     if rival is None:
         return Verdict("deployed", f"the offline policy: {words}") if _full(config, n) else None
-    words = f"{words}, the deployed policy's is {rival:.4g}"
+    words = f"{words}, to beat: {rival:.4g}"
     if mean > rival:
         return Verdict("deployed", words) if _full(config, n) else None
     far = config.rollback is not None and mean < rival - config.rollback * abs(rival)
@@ -96,11 +100,17 @@ def _full(config: DeploymentConfig, episodes: int) -> bool:
 class Deployment:
     """Deployed and candidate policies of a population: `Agent.acting` of every seed, (S, ...)."""
 
-    def __init__(self, config: DeploymentConfig, acting: Any, seeds: Sequence[int]):
+    def __init__(
+        self,
+        config: DeploymentConfig,
+        acting: Any,
+        seeds: Sequence[int],
+        logged_return: float | None = None,
+    ):
         self.config, self.seeds = config, list(seeds)
         self.deployed = self.candidate = acting
         proven = config.rule == "proven"
-        self.trials = [Trials(on_trial=proven) for _ in seeds]
+        self.trials = [Trials(on_trial=proven, logged_return=logged_return) for _ in seeds]
 
     @property
     def on_trial(self) -> np.ndarray:

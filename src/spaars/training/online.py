@@ -60,11 +60,13 @@ class OnlineLoop:
         envs: EnvPopulation,
         config: OnlineConfig,
         deployment: DeploymentConfig = NEWEST,
+        logged_return: float | None = None,
         mapping: Mapping = "auto",
     ):
         self.agent, self.ring, self.offline, self.starts = agent, ring, offline, starts
         self.state = own_buffers(state)
-        self.deployment = Deployment(deployment, own_buffers(self.acting()), envs.seeds)
+        acting = own_buffers(self.acting())
+        self.deployment = Deployment(deployment, acting, envs.seeds, logged_return)
         self.envs, self.config = envs, config
         self.act_keys = _streams(envs.seeds, seeding.ACT)
         self.update_keys = _streams(envs.seeds, seeding.UPDATE)

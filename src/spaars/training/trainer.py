@@ -163,7 +163,15 @@ class Trainer:
         else:
             self.state = jax.vmap(self.agent.begin_online)(self.state)
         loop = OnlineLoop(
-            self.agent, self.state, ring, self.offline, self.starts, envs, c.online, c.deployment
+            self.agent,
+            self.state,
+            ring,
+            self.offline,
+            self.starts,
+            envs,
+            c.online,
+            c.deployment,
+            float(self.dataset.episode_returns().mean()),
         )
         if checkpoint is not None and begun and c.deployment.rule == "proven":
             acting = loop.acting()
