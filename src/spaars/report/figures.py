@@ -99,6 +99,12 @@ def learning_curve(records: list[Record]) -> Figure | None:
         return None
     fig, ax = new_figure("score")
     handles = _draw_seeds(ax, curves, markers=True)
+    colours = _colours(curves)
+    newest = series_by_seed(records, "evaluation", "newest_score", label="periodic")
+    for seed, one in newest.items():
+        ax.plot(one.steps, one.values, ":", color=colours[seed], lw=1.2)
+    if newest:
+        handles.append(Line2D([], [], color="#444444", ls=":", lw=1.2, label="newest policy"))
     band = mean_band(curves)
     if band is not None:
         ax.fill_between(band.steps, band.low, band.high, color=MEAN_COLOUR, alpha=0.13, lw=0)
@@ -109,7 +115,6 @@ def learning_curve(records: list[Record]) -> Figure | None:
         line.set_label("offline" if len(offline) == 1 else "offline, mean")
         handles.append(line)
     armed = [(seed, step) for seed, step in handover_steps(records).items() if seed in curves]
-    colours = _colours(curves)
     for seed, step in armed:
         height = np.interp(step, *curves[seed])
         ax.plot([step], [height], "v", ms=10, mfc=colours[seed], mec="black", zorder=5)

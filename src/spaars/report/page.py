@@ -49,7 +49,7 @@ PLATES = (
         "Learning curve",
         figures.learning_curve,
         "Look for a curve that starts at the dashed offline score, rises, and does not break at "
-        "the hand-over (triangle).",
+        "the hand-over (triangle). Dotted: the newest policy, where it is not the deployed one.",
         "evaluations",
     ),
     Plate(
@@ -107,7 +107,8 @@ class Column(NamedTuple):
 COLUMNS: tuple[Column, ...] = (
     Column("offline_score", "Offline score", "before the first online step", ".1f"),
     Column("handover_score", "Score at the hand-over", "", ".1f"),
-    Column("final_score", "Final score", "last checkpoint, not the best", ".1f"),
+    Column("final_score", "Final score", "deployed policy, last checkpoint", ".1f"),
+    Column("newest_score", "Newest policy", "last checkpoint, deployed or not", ".1f"),
     Column("dip_worst", "Worst dip", "points lost after the hand-over", ".1f"),
     Column("drop_below_offline", "Worst drop", "points below the offline score", ".1f"),
     Column("falls_per_1k", "Falls", "per 1,000 online steps", ".2f"),
@@ -313,7 +314,7 @@ def _events(run: Run) -> str:
         for r in select(run.records, "event")
     }
     if not events:
-        return '<h2>Events</h2>\n<p class="soft">None: the hand-over was not armed.</p>'
+        return '<h2>Events</h2>\n<p class="soft">None.</p>'
     rows = "\n".join(
         f"<tr><td>{step:,}</td><td>{seed}</td><td>{escape(_event_words(event))}</td>"
         f"<td>{escape(reason)}</td></tr>"
@@ -326,7 +327,12 @@ def _events(run: Run) -> str:
 
 
 def _event_words(event: str) -> str:
-    return "hand-over armed" if event == "handover" else event
+    words = {
+        "handover": "hand-over armed",
+        "kept": "candidate rejected",
+        "rollback": "candidate rejected, learner rolled back",
+    }
+    return words.get(event, event)
 
 
 def _figure(plate: Plate, image: bytes | None, run: Run) -> str:
