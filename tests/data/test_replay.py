@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from spaars.data.replay import (
     Batch,
+    Mixture,
     Normaliser,
     as_batch,
     empty_ring,
@@ -16,6 +17,7 @@ from spaars.data.replay import (
     sample_mixed,
     sample_offline,
     sample_online,
+    sample_recent,
     start_rows,
 )
 
@@ -100,7 +102,9 @@ def test_mixed_batches_have_the_exact_share_first(batch_size, fraction, n):
     updates = 2
     ring = insert(empty_ring(2, 8, 2, 1), numbered([ONLINE] * 4, 2))
     offline = numbered([OFFLINE] * 5)
-    batch = sample_mixed(offline, None, ring, jnp.int32(1), KEY, updates, batch_size, fraction, 0.4)
+    batch = sample_mixed(
+        offline, None, ring, jnp.int32(1), KEY, updates, batch_size, Mixture(fraction, 0.4)
+    )
     assert batch.actions.shape == (updates, batch_size, 1)
     np.testing.assert_array_equal(batch.rewards[:, :n], np.full((updates, n), OFFLINE))
     np.testing.assert_array_equal(
@@ -110,7 +114,7 @@ def test_mixed_batches_have_the_exact_share_first(batch_size, fraction, n):
 
 def test_without_offline_data_all_rows_are_online():
     ring = insert(empty_ring(1, 8, 2, 1), numbered([5, 6], 1))
-    batch = sample_mixed(None, None, ring, jnp.int32(0), KEY, 2, 30, 0.5, 0.0)
+    batch = sample_mixed(None, None, ring, jnp.int32(0), KEY, 2, 30, Mixture(0.5))
     assert batch.rewards.shape == (2, 30)
     assert set(batch.rewards.ravel().tolist()) == {5, 6}
 
@@ -119,7 +123,9 @@ def test_updates_see_different_batches_and_keys_decide():
     ring = insert(empty_ring(1, 64, 2, 1), numbered(np.arange(64), 1))
     offline = numbered(100 + np.arange(64))
     first, again, other = (
-        sample_mixed(offline, None, ring, jnp.int32(0), jax.random.key(k), 2, 16, 0.5, 0.0).rewards
+        sample_mixed(
+            offline, None, ring, jnp.int32(0), jax.random.key(k), 2, 16, Mixture(0.5)
+        ).rewards
         for k in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
@@ -141,7 +147,7 @@ def test_union_is_uniform_over_dataset_and_ring():
     """30 logged and 10 online transitions: a quarter of the rows is online, each row whole."""
     ring = insert(empty_ring(1, 50, 2, 1), numbered(np.arange(10), seeds=1))
     logged = numbered(OFFLINE + np.arange(30))
-    batch = sample_mixed(logged, None, ring, jnp.int32(0), KEY, 40, 100, None, 0.0)
+    batch = sample_mixed(logged, None, ring, jnp.int32(0), KEY, 40, 100, Mixture(None))
     rows_agree(batch)
     assert batch.rewards.shape == (40, 100)
     numbers, counts = np.unique(batch.rewards, return_counts=True)
@@ -152,7 +158,7 @@ def test_union_is_uniform_over_dataset_and_ring():
 
 def test_union_without_a_dataset_is_the_ring():
     ring = insert(empty_ring(1, 50, 2, 1), numbered(np.arange(10), seeds=1))
-    batch = sample_mixed(None, None, ring, jnp.int32(0), KEY, 2, 100, None, 0.0)
+    batch = sample_mixed(None, None, ring, jnp.int32(0), KEY, 2, 100, Mixture(None))
     assert set(np.unique(batch.rewards)) == set(range(10))
 
 
@@ -169,6 +175,32 @@ def test_start_rows_golden():
 def test_starts_are_an_exact_share_of_the_offline_rows(fraction, share, starts, offline):
     ring = insert(empty_ring(1, 8, 2, 1), numbered([ONLINE] * 4, 1))
     logged, first = numbered([OFFLINE] * 5), numbered([7] * 3)
-    batch = sample_mixed(logged, first, ring, jnp.int32(0), KEY, 3, 8, fraction, share)
+    batch = sample_mixed(logged, first, ring, jnp.int32(0), KEY, 3, 8, Mixture(fraction, share))
     row = [7.0] * starts + [OFFLINE] * offline + [ONLINE] * (8 - starts - offline)
     np.testing.assert_array_equal(batch.rewards, [row] * 3)
+
+
+@pytest.mark.parametrize(
+    ("inserted", "newest"), [(3, {0, 1, 2}), (7, {4, 5, 6}), (19, {16, 17, 18})]
+)
+def test_recent_rows_are_the_newest_also_when_the_ring_has_wrapped(inserted, newest):
+    ring = empty_ring(2, 8, 2, 1)
+    for number in range(inserted):
+        ring = insert(ring, numbered([number], 2))
+    batch = sample_recent(ring, jnp.int32(1), KEY, (2, 50), 3)
+    rows_agree(batch)
+    assert set(batch.rewards.ravel().tolist()) == {1_000.0 + n for n in newest}
+
+
+def test_recent_rows_are_an_exact_share_of_the_online_rows():
+    ring = insert(empty_ring(1, 8, 2, 1), numbered([5, 5, 5, 9], 1))
+    mixture = Mixture(0.5, recent=0.5, recent_steps=1)
+    batch = sample_mixed(numbered([OFFLINE]), None, ring, jnp.int32(0), KEY, 3, 8, mixture)
+    np.testing.assert_array_equal(batch.rewards[:, :6], [[OFFLINE] * 4 + [9.0] * 2] * 3)
+
+
+@given(st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.booleans())
+def test_counts_sum_to_the_batch(batch_size, offline, starts, recent, logged):
+    counts = Mixture(offline, starts, recent, 10).counts(batch_size, logged, logged)
+    assert sum(counts) == batch_size
+    assert min(counts) >= 0

@@ -25,23 +25,31 @@ def play(config, returns, trials, first=10, apart=10):
     return [verdict.event if verdict else None for verdict in verdicts]
 
 
+def measured(mean=60.0, **values):
+    """Where a seed stands whose deployed policy returned `mean` and that explores."""
+    return Trials(actor="explore", deployed_returns=[mean], next_trial=10**6, **values)
+
+
+def on_trial(mean=60.0):
+    return Trials(actor="candidate", deployed_returns=[mean], next_trial=1)
+
+
 def test_the_offline_policy_is_measured_first():
     trials = Trials()
-    assert play(TWO, [50, 70], trials) == [None, "deployed"]
-    assert (trials.deployed_return, trials.on_trial, trials.next_trial) == (60.0, False, 120)
+    assert play(TWO, [50, 70], trials) == [None, "measured"]
+    assert (trials.to_beat, trials.actor, trials.next_trial) == (60.0, "explore", 120)
 
 
 def test_logged_returns_are_a_bar_of_their_own():
-    trials = Trials(logged_return=90.0)
-    play(TWO, [50, 70], trials)
-    assert trials.deployed_return == 90.0
-    better = Trials(logged_return=10.0)
-    play(TWO, [50, 70], better)
-    assert better.deployed_return == 60.0
+    assert measured(logged_return=90.0).to_beat == 90.0
+    assert measured(logged_return=10.0).to_beat == 60.0
+    # Better than what is deployed, if not than the data: no reason to go back.
+    trials = Trials(actor="candidate", deployed_returns=[60.0], logged_return=90.0, next_trial=1)
+    assert play(TWO, [70], trials) == ["kept"]
 
 
 @pytest.mark.parametrize(
-    ("returns", "events", "deployed"),
+    ("returns", "events", "to_beat"),
     [
         ([61, 80], [None, "deployed"], 70.5),
         ([61, 59], [None, "kept"], 60.0),  # 60 is not above 60
@@ -51,40 +59,56 @@ def test_logged_returns_are_a_bar_of_their_own():
         ([200, -200], [None, "rollback"], 60.0),
     ],
 )
-def test_verdicts_golden(returns, events, deployed):
-    trials = Trials(deployed_return=60.0)
+def test_verdicts_golden(returns, events, to_beat):
+    trials = on_trial()
     assert play(TWO, returns, trials) == events
-    assert trials.deployed_return == deployed
-    assert not trials.on_trial
+    assert (trials.to_beat, trials.actor) == (to_beat, "explore")
 
 
 def test_without_rollback_a_loser_is_only_not_deployed():
-    config = DeploymentConfig(rollback=None)
-    assert play(config, [-1e9], Trials(deployed_return=60.0)) == ["kept"]
+    assert play(DeploymentConfig(rollback=None), [-1e9], on_trial()) == ["kept"]
 
 
 def test_negative_returns_have_a_margin_too():
-    assert play(TWO, [-110], Trials(deployed_return=-100.0)) == ["kept"]
-    assert play(TWO, [-121], Trials(deployed_return=-100.0)) == ["rollback"]
+    assert play(TWO, [-110], on_trial(-100.0)) == ["kept"]
+    assert play(TWO, [-121], on_trial(-100.0)) == ["rollback"]
 
 
 def test_trials_begin_with_the_first_episode_after_their_time():
-    trials = Trials(on_trial=False, deployed_return=60.0, next_trial=100)
+    trials = Trials(actor="explore", deployed_returns=[60.0], next_trial=100)
     assert after_episode(TWO, trials, episode(99, 99)) is None
-    assert not trials.on_trial
+    assert trials.actor == "explore"
     assert after_episode(TWO, trials, episode(99, 100)) is None
-    assert trials.on_trial  # the next episode, not this one
+    assert trials.actor == "candidate"  # the next episode, not this one
+
+
+def test_after_a_bad_exploration_the_deployed_policy_acts_once():
+    trials = measured()
+    actors = []
+    for value in (31, 29, 50, 61):  # half of 60 is 30
+        after_episode(TWO, trials, episode(value, 10))
+        actors.append(trials.actor)
+    assert actors == ["explore", "deployed", "explore", "explore"]
+    assert trials.deployed_returns == [60.0, 50.0]  # what it did then counts, too
+    after_episode(DeploymentConfig(caution=None), trials, episode(-1e9, 10))
+    assert trials.actor == "explore"
+
+
+def test_a_trial_that_is_due_comes_before_caution():
+    trials = Trials(actor="explore", deployed_returns=[60.0], next_trial=100)
+    after_episode(TWO, trials, episode(0, 100))
+    assert trials.actor == "candidate"
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60), st.integers(1, 4))
-def test_the_bar_never_falls(returns, episodes):
-    config = DeploymentConfig(trial_episodes=episodes, every=20)
-    trials, bars = Trials(), []
+def test_only_a_winner_is_deployed(returns, episodes):
+    config, trials = DeploymentConfig(trial_episodes=episodes, every=20), Trials()
     for i, value in enumerate(returns):
-        after_episode(config, trials, episode(value, 10 * i))
-        if trials.deployed_return is not None:
-            bars.append(trials.deployed_return)
-    assert bars == sorted(bars)
+        to_beat = trials.to_beat if trials.deployed_returns else None
+        verdict = after_episode(config, trials, episode(value, 10 * i + 10))
+        if verdict is not None and verdict.event == "deployed":
+            assert len(trials.deployed_returns) == episodes
+            assert trials.to_beat > to_beat
 
 
 def acting(a, b):
@@ -93,14 +117,16 @@ def acting(a, b):
 
 def test_each_seed_has_its_own_deployed_policy():
     deployment = Deployment(TWO, acting(0, 0), seeds=[7, 9])
-    deployment.offer(acting(1, 1))  # both are on trial with the offline policy: not taken
+    deployment.offer(acting(1, 1))  # offered, but nobody is on trial yet
     for seed in (7, 9, 7, 9):
         deployment.after_episode(episode(10, 10, seed))
-    np.testing.assert_array_equal(deployment.on_trial, [False, False])
+    assert deployment.actors == ["explore", "explore"]
+    np.testing.assert_array_equal(deployment.explores, [True, True])
     deployment.offer(acting(2, 2))
     for seed in (7, 9):  # explored long enough: trials begin
-        deployment.after_episode(episode(0, 200, seed))
+        deployment.after_episode(episode(9, 200, seed))
     deployment.offer(acting(3, 3))  # on trial already, with the 2s
+    np.testing.assert_array_equal(deployment.proven()["policy"], [[2, 2], [2, 2]])
     deployment.after_episode(episode(20, 210, 7))
     deployment.after_episode(episode(5, 210, 9))  # lost at once
     deployment.offer(acting(4, 4))
@@ -115,7 +141,7 @@ def test_latest_deploys_whatever_comes():
     deployment.offer(acting(1, 2))
     assert deployment.after_episode(episode(-1e9, 10, 7)) is None
     np.testing.assert_array_equal(deployment.deployed["policy"], [[1, 1], [2, 2]])
-    assert not deployment.on_trial.any()
+    assert deployment.explores.all()
 
 
 def test_state_round_trip():

@@ -97,6 +97,34 @@ def sample_online(
     return jax.tree.map(lambda x: x[seed_index, rows], ring.storage)
 
 
+def sample_recent(
+    ring: Ring, seed_index: Int[Array, ""], key: PRNGKeyArray, shape: tuple[int, ...], steps: int
+) -> Batch:
+    """Uniform with replacement from the newest `steps` transitions of seed `seed_index`."""
+    age = jax.random.randint(key, shape, 0, jnp.minimum(ring.size, steps))
+    rows = (ring.inserted - 1 - age) % ring.capacity
+    return jax.tree.map(lambda x: x[seed_index, rows], ring.storage)
+
+
+class Mixture(NamedTuple):
+    """Where the rows of an online batch come from."""
+
+    offline: float | None
+    """Share from the dataset; None: every row from anywhere in dataset and ring alike."""
+    starts: float = 0.0
+    """Of these, the share from the starts of the dataset's episodes."""
+    recent: float = 0.0
+    """Of the others, the share from the newest `recent_steps` transitions."""
+    recent_steps: int = 1
+
+    def counts(self, batch_size: int, logged: bool, starts: bool) -> tuple[int, int, int, int]:
+        """Rows (starts, rest of the dataset, recent, rest of the ring); they sum to the batch."""
+        n_offline = round(batch_size * (self.offline or 0.0)) if logged else 0
+        n_starts = round(n_offline * self.starts) if starts else 0
+        n_recent = round((batch_size - n_offline) * self.recent)
+        return n_starts, n_offline - n_starts, n_recent, batch_size - n_offline - n_recent
+
+
 def sample_mixed(
     offline: Batch | None,
     starts: Batch | None,
@@ -105,30 +133,26 @@ def sample_mixed(
     key: PRNGKeyArray,
     updates: int,
     batch_size: int,
-    offline_fraction: float | None,
-    start_fraction: float,
+    mixture: Mixture,
 ) -> Batch:
-    """Leaves (updates, batch, ...): first the offline rows, then the online rows.
+    """Leaves (updates, batch, ...), in the order: episodes' starts, dataset, recent, ring.
 
-    Exactly round(batch_size * offline_fraction) rows of every batch come from the dataset, and
-    of these round(rows * start_fraction) from `starts`, its episodes' first transitions. With
-    offline_fraction None, each row comes from anywhere in dataset and ring with the same
-    probability.
+    The shares are exact, up to rounding, in every batch.
     """
-    if offline_fraction is None:
+    if mixture.offline is None:
         return _sample_union(offline, ring, seed_index, key, (updates, batch_size))
-    n_offline = round(batch_size * offline_fraction) if offline is not None else 0
-    n_starts = round(n_offline * start_fraction) if starts is not None else 0
-    offline_key, online_key = jax.random.split(key)
+    counts = mixture.counts(batch_size, offline is not None, starts is not None)
+    keys = jax.random.split(key, 4)
     parts = []
-    if starts is not None and n_starts > 0:
-        start_key = jax.random.fold_in(offline_key, 1)
-        parts.append(sample_offline(starts, start_key, (updates, n_starts)))
-    if offline is not None and n_offline > n_starts:
-        parts.append(sample_offline(offline, offline_key, (updates, n_offline - n_starts)))
-    if n_offline < batch_size:
-        shape = (updates, batch_size - n_offline)
-        parts.append(sample_online(ring, seed_index, online_key, shape))
+    if starts is not None and counts[0]:
+        parts.append(sample_offline(starts, keys[0], (updates, counts[0])))
+    if offline is not None and counts[1]:
+        parts.append(sample_offline(offline, keys[1], (updates, counts[1])))
+    if counts[2]:
+        shape = (updates, counts[2])
+        parts.append(sample_recent(ring, seed_index, keys[2], shape, mixture.recent_steps))
+    if counts[3]:
+        parts.append(sample_online(ring, seed_index, keys[3], (updates, counts[3])))
     return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
 
 

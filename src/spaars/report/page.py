@@ -329,6 +329,8 @@ def _events(run: Run) -> str:
 def _event_words(event: str) -> str:
     words = {
         "handover": "hand-over armed",
+        "measured": "offline policy measured",
+        "deployed": "candidate deployed",
         "kept": "candidate rejected",
         "rollback": "candidate rejected, learner rolled back",
     }

@@ -106,6 +106,7 @@ METHODS: dict[str, Method] = {
                 "utd": 1,
                 "offline_fraction": None,
                 "start_fraction": 0.0,
+                "recent_fraction": 0.0,
                 "learning_starts": 0,
             },
             "deployment": {"rule": "latest"},
@@ -122,6 +123,7 @@ METHODS: dict[str, Method] = {
             "online": {
                 "utd": 20,
                 "start_fraction": 0.0,
+                "recent_fraction": 0.0,
                 "random_steps": 5_000,
                 "learning_starts": 5_000,
             },
@@ -152,6 +154,7 @@ METHODS: dict[str, Method] = {
                 "utd": 1,
                 "offline_fraction": 0.0,
                 "start_fraction": 0.0,
+                "recent_fraction": 0.0,
                 "random_steps": 5_000,
                 "learning_starts": 5_000,
             },
@@ -206,7 +209,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "plateau_window": 2_000,
             "ramp_steps": 1_000,
         },
-        "online": {"steps": 10_000, "utd": 2},
+        "online": {"steps": 20_000, "utd": 2},
     },
     "full": {
         "gate": {"earliest_step": 20_000},
@@ -272,6 +275,7 @@ def check(config: TrainConfig) -> None:
         "--prior.latent-dim": c.prior.latent_dim if c.prior.latent_dim is not None else 1,
         "--online.chunk": c.online.chunk,
         "--online.start-steps": c.online.start_steps,
+        "--online.recent-steps": c.online.recent_steps,
         "--online.utd": c.online.utd,
         "--evaluation.every": c.evaluation.every,
         "--evaluation.episodes": c.evaluation.episodes,
@@ -307,6 +311,7 @@ def check(config: TrainConfig) -> None:
     for flag, share in {
         "--online.offline-fraction": c.online.offline_fraction or 0.0,
         "--online.start-fraction": c.online.start_fraction,
+        "--online.recent-fraction": c.online.recent_fraction,
         "--gate.raw-share-cap": c.gate.raw_share_cap,
     }.items():
         if not 0.0 <= share <= 1.0:

@@ -3,10 +3,13 @@
 Between 5,000 and 25,000 online steps the newest policy swings by 50 points and more
 (docs/lab-notebook.md), whatever it will become. With the rule 'proven' the deployed policy, which
 is evaluated, saved for use and reported, starts as the offline policy and is replaced only by a
-candidate that beat it in trial episodes: whole training episodes with the candidate's
-deterministic actions, stored for learning and counted as online steps like all others.
+candidate that beat it in trial episodes. Every training episode has one of three actors:
 
-    explore ... explore | trial of the newest policy | explore ... explore | trial ...
+    deployed    deployed policy, deterministic: measures it at first; later after a bad exploration
+    explore     newest policy, sampled
+    candidate   a frozen copy of the newest policy, deterministic: its trial
+
+All of them are stored for learning and count as online steps.
 """
 
 import dataclasses
@@ -20,6 +23,7 @@ import numpy as np
 from spaars.training.envs import Episode
 
 DeploymentRule = Literal["proven", "latest"]
+Actor = Literal["explore", "candidate", "deployed"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,66 +39,95 @@ class DeploymentConfig:
     every: int = 2_000
     """Environment steps from the end of one trial to the next."""
     rollback: float | None = 0.2
-    """A candidate that loses by more than this share of the deployed policy's return is given up:
-    the learner's policies go back to the deployed ones, its critics stay; None: never."""
+    """A candidate worse than the deployed policy by more than this share of its return is given
+    up: the learner's policies go back to the deployed ones, its critics stay; None: never."""
+    caution: float | None = 0.5
+    """After an exploring episode that falls short of the deployed policy's return by more than this
+    share, the deployed policy acts for one episode while the learner digests it; None: never."""
 
 
 @dataclasses.dataclass
 class Trials:
     """Where one seed stands. JSON types only: it travels in the checkpoint."""
 
-    on_trial: bool = True
-    """Whether the running episode is a trial. The first ones measure the offline policy."""
-    returns: list[float] = dataclasses.field(default_factory=list)
-    """Of the candidate's trial episodes so far."""
+    actor: Actor = "deployed"
+    """Who acts in the running episode."""
+    candidate_returns: list[float] = dataclasses.field(default_factory=list)
+    """Of the running trial."""
+    deployed_returns: list[float] = dataclasses.field(default_factory=list)
+    """Of all episodes of the deployed policy, its trial included."""
     logged_return: float | None = None
     """Mean return of the logged episodes, which a candidate must beat too."""
-    deployed_return: float | None = None
-    """What a candidate must beat; None until the offline policy is measured."""
     next_trial: int = 0
     """The first episode that begins at this environment step or later is a trial."""
 
+    @property
+    def deployed_return(self) -> float:
+        return float(np.mean(self.deployed_returns))
+
+    @property
+    def to_beat(self) -> float:
+        own = self.deployed_return
+        return own if self.logged_return is None else max(own, self.logged_return)
+
 
 class Verdict(NamedTuple):
-    """How a trial ended: 'deployed', 'kept' (the old one), or 'rollback'; and why, in words."""
+    """What was found out about a policy: an event of the run, and why, in words.
 
-    event: Literal["deployed", "kept", "rollback"]
+    measured: the offline policy; deployed: a candidate won; kept: it lost; rollback: by far.
+    """
+
+    event: Literal["measured", "deployed", "kept", "rollback"]
     reason: str
 
 
 def after_episode(config: DeploymentConfig, trials: Trials, episode: Episode) -> Verdict | None:
-    """Note an episode's end. Returns the verdict if it ended a trial."""
-    verdict = None
-    if trials.on_trial:
-        trials.returns.append(episode.episode_return)
+    """Note an episode's end and say who acts next. Returns a verdict if there is one."""
+    verdict, disappointed = None, False
+    if trials.actor == "deployed":
+        trials.deployed_returns.append(episode.episode_return)
+        if len(trials.deployed_returns) == config.trial_episodes and not trials.next_trial:
+            verdict = Verdict("measured", f"offline policy: {_words(trials.deployed_returns)}")
+    elif trials.actor == "candidate":
+        trials.candidate_returns.append(episode.episode_return)
         verdict = judge(config, trials)
-        if verdict is not None:
-            if verdict.event == "deployed":
-                bar = trials.logged_return if trials.deployed_return is None else None
-                mean = float(np.mean(trials.returns))
-                trials.deployed_return = mean if bar is None else max(mean, bar)
-            trials.on_trial, trials.returns = False, []
-            trials.next_trial = episode.env_step + config.every
-    if episode.env_step >= trials.next_trial:
-        trials.on_trial = True
+    else:
+        disappointed = _short_of(trials, config.caution, episode.episode_return)
+
+    if verdict is not None:
+        if verdict.event == "deployed":
+            trials.deployed_returns = trials.candidate_returns
+        trials.candidate_returns = []
+        trials.next_trial = episode.env_step + config.every
+
+    if not trials.next_trial:
+        trials.actor = "deployed"  # still being measured
+    elif trials.candidate_returns or episode.env_step >= trials.next_trial:
+        trials.actor = "candidate"
+    else:
+        trials.actor = "deployed" if disappointed else "explore"
     return verdict
 
 
 def judge(config: DeploymentConfig, trials: Trials) -> Verdict | None:
     """The verdict on the candidate, None while it is open."""
-    n, mean, rival = len(trials.returns), float(np.mean(trials.returns)), trials.deployed_return
-    words = f"mean return {mean:.4g} in {n} trial episode{'s' if n > 1 else ''}"
-    if rival is None:
-        return Verdict("deployed", f"the offline policy: {words}") if _full(config, n) else None
-    words = f"{words}, to beat: {rival:.4g}"
-    if mean > rival:
-        return Verdict("deployed", words) if _full(config, n) else None
-    far = config.rollback is not None and mean < rival - config.rollback * abs(rival)
-    return Verdict("rollback" if far else "kept", words)
+    returns = trials.candidate_returns
+    mean, to_beat = float(np.mean(returns)), trials.to_beat
+    words = f"candidate: {_words(returns)}; to beat: {to_beat:.4g}"
+    if mean > to_beat:
+        return Verdict("deployed", words) if len(returns) >= config.trial_episodes else None
+    return Verdict("rollback" if _short_of(trials, config.rollback, mean) else "kept", words)
 
 
-def _full(config: DeploymentConfig, episodes: int) -> bool:
-    return episodes >= config.trial_episodes
+def _short_of(trials: Trials, share: float | None, value: float) -> bool:
+    """Whether `value` is below the deployed policy's return by more than `share` of it."""
+    own = trials.deployed_return
+    return share is not None and value < own - share * abs(own)
+
+
+def _words(returns: Sequence[float]) -> str:
+    episodes = f"{len(returns)} episode{'s' if len(returns) > 1 else ''}"
+    return f"mean return {np.mean(returns):.4g} in {episodes}"
 
 
 class Deployment:
@@ -109,20 +142,33 @@ class Deployment:
     ):
         self.config, self.seeds = config, list(seeds)
         self.deployed = self.candidate = acting
-        proven = config.rule == "proven"
-        self.trials = [Trials(on_trial=proven, logged_return=logged_return) for _ in seeds]
+        first: Actor = "deployed" if config.rule == "proven" else "explore"
+        self.trials = [Trials(actor=first, logged_return=logged_return) for _ in seeds]
 
     @property
-    def on_trial(self) -> np.ndarray:
-        """Whose running episode is a trial, (S,)."""
-        return np.array([trials.on_trial for trials in self.trials])
+    def actors(self) -> list[Actor]:
+        """Who acts in each seed's running episode."""
+        return [trials.actor for trials in self.trials]
+
+    @property
+    def explores(self) -> np.ndarray:
+        """Whose running episode explores, (S,)."""
+        return np.array([actor == "explore" for actor in self.actors])
 
     def offer(self, acting: Any) -> None:
-        """The newest policies, at the start of a chunk: candidates of all that are not on trial."""
+        """The newest policies, at the start of a chunk: candidates where no trial is running."""
         if self.config.rule == "latest":
             self.deployed = acting
         else:
-            self.candidate = select(self.on_trial, self.candidate, acting)
+            on_trial = np.array([actor == "candidate" for actor in self.actors])
+            self.candidate = select(on_trial, self.candidate, acting)
+
+    def proven(self) -> Any:
+        """What acts where no seed explores: the candidate on its trial, else the deployed."""
+        if self.config.rule == "latest":
+            return self.deployed
+        on_trial = np.array([actor == "candidate" for actor in self.actors])
+        return select(on_trial, self.candidate, self.deployed)
 
     def after_episode(self, episode: Episode) -> Verdict | None:
         """Note an episode's end; deploys the candidate if it won."""

@@ -19,8 +19,8 @@ class Episode(NamedTuple):
     episode_return: float
     length: int
     terminated: bool
-    trial: bool = False
-    """Whether a candidate for deployment acted (spaars.training.deployment)."""
+    actor: str = "explore"
+    """Who acted: explore, candidate or deployed (spaars.training.deployment)."""
 
 
 class EnvPopulation:

@@ -70,7 +70,11 @@ def make_behaviour(
         action_dim,
     )
     online = OnlineConfig(
-        steps=config.max_steps, random_steps=5_000, learning_starts=5_000, offline_fraction=0.0
+        steps=config.max_steps,
+        random_steps=5_000,
+        learning_starts=5_000,
+        offline_fraction=0.0,
+        recent_fraction=0.0,
     )
     loop = OnlineLoop(
         agent,

@@ -11,7 +11,7 @@ import numpy as np
 
 from spaars import seeding
 from spaars.algos.agent import Agent
-from spaars.data.replay import Batch, Ring, insert, sample_mixed
+from spaars.data.replay import Batch, Mixture, Ring, insert, sample_mixed
 from spaars.training.deployment import Deployment, DeploymentConfig, Verdict, select
 from spaars.training.envs import EnvPopulation, Episode
 from spaars.training.population import Mapping, over_seeds, own_buffers
@@ -35,12 +35,23 @@ class OnlineConfig:
     to get going (docs/lab-notebook.md)."""
     start_steps: int = 50
     """Environment steps that count as an episode's start."""
+    recent_fraction: float = 0.5
+    """Share of a batch's online rows that are drawn from the newest `recent_steps`: what just
+    went wrong is corrected before it is repeated many times."""
+    recent_steps: int = 1_000
+    """Environment steps that count as recent."""
     random_steps: int = 0
     """First steps with uniformly random actions (for agents that start from nothing)."""
     learning_starts: int = 1_000
     """Environment steps before the first online update."""
     replay_capacity: int | None = None
     """Online transitions kept per seed; None keeps them all."""
+
+    @property
+    def mixture(self) -> Mixture:
+        return Mixture(
+            self.offline_fraction, self.start_fraction, self.recent_fraction, self.recent_steps
+        )
 
 
 NEWEST = DeploymentConfig(rule="latest")
@@ -125,6 +136,7 @@ class OnlineLoop:
     def _collect(self) -> tuple[Batch, dict[str, np.ndarray], list[Episode], list[Judged]]:
         acting = self.acting()
         self.deployment.offer(acting)
+        proven = self.deployment.proven()
         rows: list[tuple[np.ndarray, ...]] = []
         facts: list[dict[str, Any]] = []
         episodes: list[Episode] = []
@@ -134,11 +146,10 @@ class OnlineLoop:
             if step < self.config.random_steps:
                 actions = np.asarray(self._random(self.act_keys, step))
             else:
-                on_trial = self.deployment.on_trial
                 device_actions, step_facts = self._act(
                     acting,
-                    self.deployment.candidate,
-                    on_trial,
+                    proven,
+                    self.deployment.explores,
                     self.envs.observations,
                     self.act_keys,
                     step,
@@ -151,9 +162,10 @@ class OnlineLoop:
                 (observations, actions, rewards, next_observations, terminated.astype(np.float32))
             )
             for episode in finished:
-                trial = bool(self.deployment.on_trial[self.envs.seeds.index(episode.seed)])
-                episodes.append(episode._replace(trial=trial))
+                actor = self.deployment.actors[self.envs.seeds.index(episode.seed)]
+                episodes.append(episode._replace(actor=actor))
                 verdict = self.deployment.after_episode(episode)
+                proven = self.deployment.proven()
                 if verdict is not None:
                     verdicts.append((episode, verdict))
         chunk = Batch(*(np.stack(column, 1) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
@@ -173,21 +185,21 @@ def _act(
     agent: Agent,
     mapping: Mapping,
     acting: Any,
-    candidate: Any,
-    on_trial: Any,
+    proven: Any,
+    explores: Any,
     observations: Any,
     keys: Any,
     step: Any,
 ) -> Any:
-    def one(acting: Any, candidate: Any, on_trial: Any, observation: Any, key: Any) -> Any:
+    def one(acting: Any, proven: Any, explores: Any, observation: Any, key: Any) -> Any:
         actions, facts = jax.lax.cond(
-            on_trial,
-            lambda: agent.act_deterministic(candidate, observation[None]),
+            explores,
             lambda: agent.act(acting, observation[None], jax.random.fold_in(key, step)),
+            lambda: agent.act_deterministic(proven, observation[None]),
         )
         return actions[0], {name: value[0] for name, value in facts.items()}
 
-    return over_seeds(one, mapping)(acting, candidate, on_trial, observations, keys)
+    return over_seeds(one, mapping)(acting, proven, explores, observations, keys)
 
 
 def _random_actions(dim: int, keys: Any, step: Any) -> Any:
@@ -218,8 +230,7 @@ def _evidence(
             key,
             1,
             agent.batch_size,
-            config.offline_fraction,
-            config.start_fraction,
+            config.mixture,
         )
         return agent.evidence(state, jax.tree.map(lambda x: x[0], batch))
 
@@ -250,8 +261,7 @@ def _update_chunk(
             sample_key,
             updates,
             agent.batch_size,
-            config.offline_fraction,
-            config.start_fraction,
+            config.mixture,
         )
 
         def update(state: Any, x: tuple[Batch, Any]) -> Any:

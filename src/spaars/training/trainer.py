@@ -287,7 +287,7 @@ class Trainer:
                 score=self.task.score(np.array(e.episode_return)),
                 length=e.length,
                 terminated=e.terminated,
-                trial=e.trial,
+                actor=e.actor,
             )
             i = self.config.seeds.index(e.seed)
             self.progress["episodes"][i].append([e.env_step, e.episode_return, e.terminated])
