@@ -13,6 +13,7 @@ from spaars.training.config import (
     from_json,
     override,
     preset_config,
+    refuse_unread,
     to_json,
 )
 
@@ -119,10 +120,14 @@ def test_unknown_methods_and_presets_suggest_the_nearest(name, hint):
         ({"evaluation": {"every": 75}}, "--evaluation.every"),
         ({"evaluation": {"episodes": 0}}, "--evaluation.episodes"),
         ({"method": "bc", "online": {"steps": 50}}, "--online.steps 0"),
-        # What the method does not read.
-        ({"sac": {"critics": 3}}, "--sac.critics"),
-        ({"method": "rlpd", "gate": {"pessimism": 1.0}}, "--gate.pessimism"),
-        ({"method": "iql", "offline": {"expectile": 0.9}}, "--offline.expectile"),
+        ({"method": "sac", "online": {"steps": 0}}, "give it --online.steps"),
+        ({"method": "sac", "online": {"steps": 5_000}}, "--online.learning-starts (5000)"),
+        ({"method": "rlpd", "sac": {"target_subset": 11}}, "--sac.target-subset (11)"),
+        ({"method": "rlpd", "deployment": {"rule": "proven"}}, "--deployment.rule latest"),
+        ({"deployment": {"every": 0}}, "--deployment.every"),
+        ({"deployment": {"rollback": 20.0}}, "--deployment.rollback"),
+        ({"deployment": {"trial_episodes": 0}}, "--deployment.trial-episodes"),
+        ({"online": {"offline_fraction": None}}, "--online.start-fraction"),
     ],
 )
 def test_contradictions_are_refused_by_the_name_of_the_flag(changes, flag):
@@ -152,3 +157,20 @@ def test_contradictions_are_refused_by_the_name_of_the_flag(changes, flag):
 )
 def test_what_is_just_allowed_is_not_refused(changes):
     check(override(TrainConfig(task="hopper-medium"), changes))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "flag"),
+    [
+        ("spaars", {"sac": {"critics": 3}}, "--sac.critics"),
+        ("rlpd", {"gate": {"pessimism": 1.0}}, "--gate.pessimism"),
+        ("iql", {"offline": {"expectile": 0.9}}, "--offline.expectile"),
+    ],
+)
+def test_settings_that_the_method_does_not_read_are_refused(method, changes, flag):
+    asked = preset_config("hopper-medium", method, **changes)
+    with pytest.raises(ConfigError) as error:
+        refuse_unread(asked)
+    assert flag in str(error.value)
+    check(asked)  # an old run under other defaults can still be read
+    refuse_unread(preset_config("hopper-medium", method))

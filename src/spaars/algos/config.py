@@ -47,7 +47,7 @@ class LearnerConfig:
     latent_entropy_scale: float = 0.5
     """Target entropy of the latent policy = -scale * k (nats), or the offline policy's if lower."""
     initial_temperature: float = 0.01
-    """Entropy temperature of the latent policy when its regression has ended (units of return)."""
+    """Entropy temperature of the latent policy at the first online step (units of return)."""
     warmup_steps: int = 500
     """First environment steps whose updates train the critics only: the policies stay put."""
     regression_weight: float = 1.0

@@ -389,7 +389,8 @@ class Spaars:
         )
         latent_policy = state.latent.apply(grads, tx)
 
-        # 3. Temperature towards the target entropy in latent space.
+        # 3. Temperature towards the target entropy in latent space, which is never above the
+        #    offline policy's: the critics know nothing of what more noise would do.
         target_entropy = jnp.minimum(
             -c.latent_entropy_scale * prior.latent_dim, state.offline_entropy
         )

@@ -203,8 +203,9 @@ def _safety_table(groups: list[Numbers]) -> str:
         "Dip: lost in evaluations after the hand-over. Drop: lowest evaluation, below the offline "
         "score. Low: lowest mean of the training episodes that ended within 5,000 steps, below the "
         "offline score. Regret: points below the offline score, mean over training episodes. "
-        "Falls: training episodes that ended in one, per 1,000 steps. Training episodes explore, "
-        "the offline score does not. A dash: no hand-over, no offline policy, or not recorded.",
+        "Falls: training episodes that ended in one, per 1,000 steps. Exploring "
+        "episodes are sampled; a deployed or candidate policy's and the offline score are not. "
+        "A dash: no hand-over, no offline policy, or not recorded.",
     )
 
 

@@ -100,7 +100,7 @@ def learning_curve(records: list[Record]) -> Figure | None:
     fig, ax = new_figure("score")
     handles = _draw_seeds(ax, curves, markers=True)
     colours = _colours(curves)
-    newest = series_by_seed(records, "evaluation", "newest_score", label="periodic")
+    newest = series_by_seed(records, "evaluation", "newest_score")
     for seed, one in newest.items():
         ax.plot(one.steps, one.values, ":", color=colours[seed], lw=1.2)
     if newest:

@@ -106,10 +106,10 @@ class Column(NamedTuple):
 
 COLUMNS: tuple[Column, ...] = (
     Column("offline_score", "Offline score", "before the first online step", ".1f"),
-    Column("handover_score", "Score at the hand-over", "", ".1f"),
+    Column("handover_score", "Score at the hand-over", "newest policy", ".1f"),
     Column("final_score", "Final score", "deployed policy, last checkpoint", ".1f"),
     Column("newest_score", "Newest policy", "last checkpoint, deployed or not", ".1f"),
-    Column("dip_worst", "Worst dip", "points lost after the hand-over", ".1f"),
+    Column("dip_worst", "Worst dip", "newest policy, points lost after the hand-over", ".1f"),
     Column("drop_below_offline", "Worst drop", "points below the offline score", ".1f"),
     Column("falls_per_1k", "Falls", "per 1,000 online steps", ".2f"),
     Column("handover_step", "Hand-over", "online step", ",.0f"),

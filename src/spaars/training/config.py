@@ -257,7 +257,6 @@ def check(config: TrainConfig) -> None:
         raise unknown_name("method", c.method, METHODS)
     if not c.seeds or len(set(c.seeds)) != len(c.seeds) or max(c.seeds) >= 2**32:
         raise ConfigError(f"--seeds must be distinct integers from 0 to 2^32 - 1, got {c.seeds}.")
-    refuse_unread(c)
     if c.method == "latent-only" and c.gate.rule != "never":
         raise ConfigError(
             f"--method latent-only means --gate.rule never, got '{c.gate.rule}'. "
@@ -306,12 +305,40 @@ def check(config: TrainConfig) -> None:
             "--deployment.rule proven needs a policy from the first step on, but "
             f"--online.random-steps is {c.online.random_steps}. Use --deployment.rule latest."
         )
+    if c.deployment.every < c.online.chunk:
+        raise ConfigError(
+            f"--deployment.every must be at least --online.chunk ({c.online.chunk}), got "
+            f"{c.deployment.every}: candidates are taken between two chunks."
+        )
+    if c.method in ("rlpd", "sac") and not c.online.steps:
+        raise ConfigError(f"--method {c.method} learns online only: give it --online.steps.")
+    for flag, steps in {
+        "--online.learning-starts": c.online.learning_starts,
+        "--online.random-steps": c.online.random_steps,
+    }.items():
+        if c.online.steps and steps >= c.online.steps:
+            raise ConfigError(
+                f"{flag} ({steps}) must be below --online.steps ({c.online.steps}): nothing would "
+                "be learned online."
+            )
+    if c.online.offline_fraction is None and (c.online.start_fraction or c.online.recent_fraction):
+        raise ConfigError(
+            "--online.offline-fraction None draws every row alike: set --online.start-fraction and "
+            "--online.recent-fraction to 0."
+        )
+    if (c.sac.target_subset or 1) > c.sac.critics:
+        raise ConfigError(
+            f"--sac.target-subset ({c.sac.target_subset}) is more than --sac.critics "
+            f"({c.sac.critics})."
+        )
     if c.method == "bc" and c.online.steps:
         raise ConfigError("--method bc learns from the logged data only: leave --online.steps 0.")
     for flag, share in {
         "--online.offline-fraction": c.online.offline_fraction or 0.0,
         "--online.start-fraction": c.online.start_fraction,
         "--online.recent-fraction": c.online.recent_fraction,
+        "--deployment.rollback": c.deployment.rollback or 0.0,
+        "--deployment.caution": c.deployment.caution or 0.0,
         "--gate.raw-share-cap": c.gate.raw_share_cap,
     }.items():
         if not 0.0 <= share <= 1.0:
@@ -373,7 +400,10 @@ def check(config: TrainConfig) -> None:
 
 
 def refuse_unread(config: TrainConfig) -> None:
-    """A setting that the method does not read would be a silent mistake."""
+    """A setting that the method does not read would be a silent mistake.
+
+    For what is asked for; the configuration of an old run may stem from other defaults.
+    """
     default = preset_config(config.task, config.method, config.preset)
     read = METHODS[config.method].sections
     sections = {name for method in METHODS.values() for name in method.sections}

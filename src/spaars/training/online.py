@@ -270,7 +270,12 @@ def _update_chunk(
         state, metrics = jax.lax.scan(
             update, state, (batches, jax.random.split(update_key, updates))
         )
-        return state, jax.tree.map(jnp.nanmean, metrics)
+        return state, {name: _mean(name, values) for name, values in metrics.items()}
 
     seed_indices = jnp.arange(ring.storage.rewards.shape[0])
     return over_seeds(one, mapping)(state, seed_indices, keys)
+
+
+def _mean(name: str, values: Any) -> Any:
+    """Over a chunk's updates. NaN stands for "no such update", but in q_mean for divergence."""
+    return values.mean() if name == "q_mean" else jnp.nanmean(values)

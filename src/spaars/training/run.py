@@ -37,6 +37,7 @@ def train(
     """
     started = time.monotonic()
     configs.check(config)
+    configs.refuse_unread(config)
     revision = git_revision()  # now: the tree may change while the data are recorded
     task = get_task(config.task)
     run_dir = Path(out) if out is not None else default_run_dir(config)

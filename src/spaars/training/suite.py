@@ -98,6 +98,7 @@ def _variant_cells(
         for settings in (suite.get("settings", {}), variant.get("settings", {})):
             config = with_settings(config, settings)
         configs.check(config)
+        configs.refuse_unread(config)
         if config.dataset is not None and not config.dataset.is_file():
             raise DataError(f"{config.dataset}: no such file. Mend the setting 'dataset'.")
         yield (i, j), Cell(variant=name, config=config, path=out / task / name / f"s{seed}")

@@ -92,8 +92,8 @@ class Trainer:
             "metrics_offset": 0,
             "wall_seconds": 0.0,
             "scores": [[] for _ in range(n)],  # [env step, score] of every evaluation, per seed
-            "episodes": [[] for _ in range(n)],  # [env step, return, terminated], per seed
-            "newest_score": [None] * n,  # of the newest policy at the last evaluation
+            "episodes": [[] for _ in range(n)],  # [env step, return, terminated, actor], per seed
+            "newest": [[] for _ in range(n)],  # the same of the newest policy, deployed or not
             "handover": [None] * n,  # {"step", "score", "evaluations" until then} once armed
             "averages": {},  # running means of the metrics since the last line, per seed
         }
@@ -134,6 +134,7 @@ class Trainer:
             if block:
                 self.state, metrics = loop.run(phase, self.state, done, block)
                 done += block
+                self.refuse_divergence(metrics, f"update {done} of the {phase.name} phase")
                 self.accumulate(metrics)
                 if done % self.config.log_every == 0 or done == phase.updates:
                     facts = self.log_averages("train", step=done, phase=phase.name)
@@ -174,6 +175,11 @@ class Trainer:
             float(self.dataset.episode_returns().mean()),
         )
         if checkpoint is not None and begun and c.deployment.rule == "proven":
+            if "trials" not in checkpoint.progress:
+                raise RunError(
+                    f"{self.run_dir} was begun with --deployment.rule latest; its checkpoint knows "
+                    "no deployed policy. Train anew to use 'proven'."
+                )
             acting = loop.acting()
             loop.deployment.restore(
                 checkpoint.progress["trials"],
@@ -202,7 +208,7 @@ class Trainer:
         c, step = self.config, self.envs.env_steps
         last = step == c.online.steps
         self.accumulate(metrics)
-        self.refuse_divergence(metrics)
+        self.refuse_divergence(metrics, f"step {step}")
         if step % c.log_every == 0 or last:
             evidence = jax.device_get(loop.evidence())
             self.accumulate(evidence)
@@ -227,7 +233,8 @@ class Trainer:
             if self.progress["handover"][i] is not None:
                 continue
             own = {name: float(value[i]) for name, value in evidence.items()}
-            history = [(e[0], e[1]) for e in self.progress["episodes"][i]]
+            explored = (e for e in self.progress["episodes"][i] if e[3] == "explore")
+            history = [(e[0], e[1]) for e in explored]
             reason = reason_to_hand_over(self.config.gate, step, own, history)
             if reason:
                 armed[i] = True
@@ -236,11 +243,11 @@ class Trainer:
         if armed.any():
             self.evaluate(loop, "handover", only=armed)
             for i in np.flatnonzero(armed).tolist():
-                score = self.progress["scores"][i][-1][1]
+                score = self.progress["newest"][i][-1][1]
                 self.progress["handover"][i] = {
                     "step": step,
                     "score": score,
-                    "evaluations": len(self.progress["scores"][i]),
+                    "evaluations": len(self.progress["newest"][i]),
                 }
             loop.state = jax.vmap(self.agent.hand_over)(loop.state, jnp.asarray(armed))
 
@@ -252,7 +259,7 @@ class Trainer:
         step = self.envs.env_steps
         scores = self.task.score(result.returns)
         newest = scores
-        if self.config.deployment.rule == "proven" and label in ("periodic", "final"):
+        if self.config.deployment.rule == "proven" and step > 0:
             newest = self.task.score(self.evaluator(loop.acting()).returns)
         for i, seed in enumerate(self.config.seeds):
             if only is not None and not only[i]:
@@ -272,7 +279,7 @@ class Trainer:
                 **{name: value[i] for name, value in result.facts.items()},
             )
             self.progress["scores"][i].append([step, float(scores[i].mean())])
-            self.progress["newest_score"][i] = float(newest[i].mean())
+            self.progress["newest"][i].append([step, float(newest[i].mean())])
         means = " ".join(f"{score:.1f}" for score in scores.mean(1))
         self.message(f"step {step}: {label} score {means}")
         return result
@@ -290,7 +297,9 @@ class Trainer:
                 actor=e.actor,
             )
             i = self.config.seeds.index(e.seed)
-            self.progress["episodes"][i].append([e.env_step, e.episode_return, e.terminated])
+            self.progress["episodes"][i].append(
+                [e.env_step, e.episode_return, e.terminated, e.actor]
+            )
 
     def log_verdicts(self, verdicts: Sequence[Judged]) -> None:
         for episode, (event, reason) in verdicts:
@@ -319,14 +328,13 @@ class Trainer:
             self.metrics.write(kind, seed=seed, step=step, phase=phase, **values)
         return {name: float(np.mean(mean)) for name, mean in means.items()}
 
-    def refuse_divergence(self, metrics: dict[str, np.ndarray]) -> None:
+    def refuse_divergence(self, metrics: dict[str, np.ndarray], when: str) -> None:
         """NaN in the values is no result; the last checkpoint still has the networks before."""
         for seed, value in zip(self.config.seeds, metrics.get("q_mean", ()), strict=False):
             if not np.isfinite(value):
                 raise RunError(
-                    f"seed {seed}: the critics diverged by step {self.envs.env_steps}. Train anew "
-                    "with a smaller --learner.learning-rate; check the rewards' scale with "
-                    "`spaars data inspect`."
+                    f"seed {seed}: the critics diverged by {when}. Train anew with a smaller "
+                    "learning rate; check the rewards' scale with `spaars data inspect`."
                 )
 
     def show(self, stage: str, done: int, total: int, facts: dict[str, float]) -> None:
@@ -371,13 +379,14 @@ class Trainer:
         }
 
     def seed_summary(self, i: int) -> dict[str, Any]:
-        scores, handover = self.progress["scores"][i], self.progress["handover"][i]
+        scores, newest = self.progress["scores"][i], self.progress["newest"][i]
+        handover = self.progress["handover"][i]
         steps = self.config.online.steps
-        falls = sum(terminated for *_, terminated in self.progress["episodes"][i])
+        falls = sum(terminated for _, _, terminated, _ in self.progress["episodes"][i])
         offline_score = scores[0][1] if self.phases else None
         dip = None
         if handover is not None:
-            after = [score for _, score in scores[handover["evaluations"] :]]
+            after = [score for _, score in newest[handover["evaluations"] :]]
             dip = max([0.0, *(handover["score"] - score for score in after)]) if after else None
         return {
             "seed": self.config.seeds[i],
@@ -385,7 +394,7 @@ class Trainer:
             "handover_score": handover["score"] if handover else None,
             "handover_step": handover["step"] if handover else None,
             "final_score": scores[-1][1],
-            "newest_score": self.progress["newest_score"][i],
+            "newest_score": newest[-1][1],
             "dip_worst": dip,
             "drop_below_offline": (
                 None if offline_score is None else max(offline_score - score for _, score in scores)
