@@ -115,7 +115,7 @@ def test_failures_are_listed_at_the_end(place: Path, capsys: pytest.CaptureFixtu
         (["absent.toml"], ["absent.toml", "No such file"]),
         (["s.toml", "--jobs", "0"], ["--jobs"]),
         (["wrong.toml"], ["wrong.toml", "unknown method 'spars'", "'spaars'"]),
-        (["s.toml", "--out", "other"], ["--online.steps is 100 there and 1500 in the suite"]),
+        (["s.toml", "--out", "other"], ["--online.steps is 200 there and 1500 in the suite"]),
     ],
 )
 @pytest.mark.parametrize("flags", [[], ["--dry-run"]])
@@ -129,7 +129,7 @@ def test_bad_input_begins_nothing(
     write_suite(1, 2)
     Path("wrong.toml").write_text(SUITE.format(1) + "[[variants]]\nmethod = 'spars'")
     last = load_suite(Path("s.toml"), Path("other"))[-1]
-    other = configs.override(last.config, {"online": {"steps": 100}})
+    other = configs.override(last.config, {"online": {"steps": 200}})
     begin(Cell(variant="spaars", config=other, path=last.path))
     before = sorted(place.rglob("*"))
     code, lines, error = bench(capsys, *argv, *flags)

@@ -15,7 +15,7 @@ from spaars.errors import ConfigError, RunError
 from spaars.report import comparison_figures, load_run, write_comparison
 from spaars.report.groups import Comparison, group_names, group_runs
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[2] / "results" / "before-deployment"
 
 
 def make_run(

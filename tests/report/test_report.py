@@ -92,6 +92,7 @@ def _summary(seed_count: int, label: str) -> dict[str, Any]:
             "handover_score": 81.0 + seed,
             "handover_step": 10_000,
             "final_score": 99.25 + seed,
+            "newest_score": 97.5 + seed,
             "dip_worst": 3.125 - seed,
             "drop_below_offline": 5.7 - seed,
             "falls_per_1k": 0.4375,

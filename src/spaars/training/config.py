@@ -310,6 +310,8 @@ def check(config: TrainConfig) -> None:
             f"--deployment.every must be at least --online.chunk ({c.online.chunk}), got "
             f"{c.deployment.every}: candidates are taken between two chunks."
         )
+    if c.method == "bc" and c.online.steps:
+        raise ConfigError("--method bc learns from the logged data only: leave --online.steps 0.")
     if c.method in ("rlpd", "sac") and not c.online.steps:
         raise ConfigError(f"--method {c.method} learns online only: give it --online.steps.")
     for flag, steps in {
@@ -331,8 +333,6 @@ def check(config: TrainConfig) -> None:
             f"--sac.target-subset ({c.sac.target_subset}) is more than --sac.critics "
             f"({c.sac.critics})."
         )
-    if c.method == "bc" and c.online.steps:
-        raise ConfigError("--method bc learns from the logged data only: leave --online.steps 0.")
     for flag, share in {
         "--online.offline-fraction": c.online.offline_fraction or 0.0,
         "--online.start-fraction": c.online.start_fraction,
