@@ -14,7 +14,7 @@ from spaars.data.replay import as_batch, empty_ring
 from spaars.priors import PriorConfig
 from spaars.training.envs import EnvPopulation
 from spaars.training.offline import OfflineLoop
-from spaars.training.online import OnlineConfig, OnlineLoop
+from spaars.training.online import OnlineConfig, OnlineLoop, _mean
 from spaars.training.population import over_seeds, own_buffers
 from toy import POINT, point_dataset
 
@@ -139,3 +139,9 @@ def test_the_ring_holds_what_happened(online_population):
     np.testing.assert_array_equal(
         s.observations[:, 1:][inside], s.next_observations[:, :-1][inside]
     )
+
+
+def test_a_chunks_mean_skips_what_was_not_updated_but_shows_divergence():
+    values = jnp.array([1.0, jnp.nan, 3.0])
+    assert float(_mean("actor_loss", values)) == 2.0
+    assert bool(jnp.isnan(_mean("q_mean", values)))

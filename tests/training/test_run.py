@@ -17,8 +17,9 @@ import toy
 import toy_run
 from spaars import load_policy
 from spaars.errors import DataError, RunError
+from spaars.training.config import preset_config
 from spaars.training.run import resume, train
-from spaars.training.trainer import Run
+from spaars.training.trainer import Progress, Run, Stopped
 
 TESTS = Path(__file__).parents[1]
 
@@ -114,7 +115,7 @@ def test_a_seed_does_not_depend_on_its_companions(
     [
         b'"phase": "prior"',
         b'"phase": "offline"',
-        b'"kind": "episode"',  # latent phase, in the middle of the next episode
+        b'"event": "measured"',  # latent phase, in the middle of the next episode
         b'"event": "handover"',
     ],
 )
@@ -232,3 +233,55 @@ def test_gate_rules_run_through(rule: str, dataset: Path, tmp_path: Path) -> Non
     ]
     assert set(shares) == {0.0 if rule == "never" else 1.0}
     assert run.summary["seeds"][0]["handover_step"] is None
+
+
+SMALL = {
+    "iql": {"iql": {"updates": 250, "hidden": (16,)}},
+    "rlpd": {"sac": {"hidden": (16,), "critics": 3, "actor_every": 2}},
+    "sac": {"sac": {"hidden": (16,)}},
+    "bc": {"bc": {"updates": 500, "hidden": (16,)}},
+}
+
+
+@pytest.mark.usefixtures("point_task")
+@pytest.mark.parametrize("method", SMALL)
+def test_every_peer_stops_and_goes_on_with_the_same_bits(
+    method: str, dataset: Path, tmp_path: Path
+) -> None:
+    short = {"steps": 500, "learning_starts": 100, "random_steps": 100}
+    online = {} if method == "bc" else {"online": short}
+    config = preset_config(
+        "point", method, "smoke", dataset=dataset, checkpoint_every=250, **online, **SMALL[method]
+    )
+    whole = train(config, tmp_path / "whole")
+    (seed,) = whole.summary["seeds"]
+    assert (seed["offline_score"] is None) is (method in ("rlpd", "sac"))
+    assert seed["newest_score"] == seed["final_score"]
+    assert seed["env_steps"] == (0 if method == "bc" else 500)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done == 250:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "run", on_progress=interrupt)
+    resume(tmp_path / "run")
+    assert metrics(tmp_path / "run") == metrics(whole.path)
+    actions = load_policy(tmp_path / "run")(np.zeros((3, 4)))
+    np.testing.assert_array_equal(actions, load_policy(whole.path)(np.zeros((3, 4))))
+
+
+@pytest.mark.usefixtures("point_task")
+def test_a_run_begun_with_latest_does_not_go_on_with_proven(dataset: Path, tmp_path: Path) -> None:
+    config = toy_run.config(dataset, deployment={"rule": "latest"})
+
+    def interrupt(progress: Progress) -> None:
+        if progress.stage == "online":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "run", on_progress=interrupt)
+    file = tmp_path / "run" / "config.json"
+    file.write_text(file.read_text().replace('"rule": "latest"', '"rule": "proven"'))
+    with pytest.raises(RunError, match=r"begun with --deployment\.rule latest"):
+        resume(tmp_path / "run")
