@@ -171,20 +171,29 @@ def run_limited(setup: str, argv: list[str], home: Path) -> subprocess.Completed
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
 
 
-@pytest.mark.skipif(
-    os.name != "posix" or (os.getuid() == 0 and shutil.which("setpriv") is None),
-    reason="root may write anywhere, and there is no setpriv to take that right away",
-)
+def as_ordinary_user() -> list[str]:
+    """What to put before a command so that file permissions bind it, also if root runs it.
+
+    Not another user: the interpreter and its libraries may lie where only root can read.
+    """
+    if os.name != "posix":
+        pytest.skip("file permissions are told the POSIX way")
+    if os.getuid() != 0:
+        return []
+    prefix = ["setpriv", "--bounding-set", "-dac_override"]
+    if shutil.which("setpriv") is None or subprocess.run([*prefix, "true"]).returncode:
+        pytest.skip("root may write anywhere, and setpriv cannot take that right away here")
+    return prefix
+
+
 def test_no_write_permission(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(0o555)
-    # Not another user: the interpreter and its libraries may lie where only root can read.
-    as_ordinary = ["setpriv", "--bounding-set", "-dac_override"] if os.getuid() == 0 else []
     code = "from spaars.cli.main import main\nmain()"
     argv = ["train", "hopper-medium", "--out", str(closed / "run")]
     result = subprocess.run(
-        [*as_ordinary, sys.executable, "-c", code, *argv],
+        [*as_ordinary_user(), sys.executable, "-c", code, *argv],
         capture_output=True,
         text=True,
         env=os.environ | {"SPAARS_HOME": str(tmp_path / "home")},
