@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from spaars.data.replay import Batch
+from spaars.data.replay import Batch, Normaliser
 from spaars.nn import Metrics
 
 # What an action came with, per observation: leaves (n,).
@@ -68,3 +69,34 @@ class Agent(Protocol):
 
     def roll_back(self, state: Any, acting: Any) -> Any:
         """The state with the policies that `acting` was read from; critics stay as they are."""
+
+
+class SingleActor:
+    """What agents of one actor and no gate share; their state has `normaliser` and `actor`."""
+
+    def begin_online(self, state: Any) -> Any:
+        return state
+
+    def hand_over(self, state: Any, armed: Array) -> Any:
+        return state
+
+    def evidence(self, state: Any, batch: Batch) -> Metrics:
+        return {}
+
+    def roll_back(self, state: Any, acting: tuple[Normaliser, Any]) -> Any:
+        return state._replace(actor=state.actor._replace(params=acting[1]))
+
+    def acting(self, state: Any) -> tuple[Normaliser, Any]:
+        return state.normaliser, state.actor.params
+
+    def act(
+        self, acting: tuple[Normaliser, Any], observations: Array, key: PRNGKeyArray
+    ) -> tuple[Array, Facts]:
+        normaliser, actor = acting
+        return jnp.clip(actor(normaliser(observations)).sample(key), -1.0, 1.0), {}
+
+    def act_deterministic(
+        self, acting: tuple[Normaliser, Any], observations: Array
+    ) -> tuple[Array, Facts]:
+        normaliser, actor = acting
+        return actor(normaliser(observations)).mode(), {}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from spaars.algos.agent import Facts, Phase
+from spaars.algos.agent import Phase, SingleActor
 from spaars.algos.sac import critic_loss, td_targets
 from spaars.data.replay import Batch, Normaliser
 from spaars.nn import (
@@ -119,7 +119,7 @@ class IQLState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class IQL:
+class IQL(SingleActor):
     """The agent (see `spaars.algos.agent.Agent`): offline, then fine-tuned by the same update."""
 
     config: IQLConfig = IQLConfig()
@@ -146,33 +146,6 @@ class IQL:
 
     def offline_phases(self) -> tuple[Phase, ...]:
         return (Phase("offline", self.config.updates, self.config.batch_size, self.update),)
-
-    def begin_online(self, state: IQLState) -> IQLState:
-        return state
-
-    def roll_back(self, state: IQLState, acting: tuple[Normaliser, GaussianPolicy]) -> IQLState:
-        return state._replace(actor=state.actor._replace(params=acting[1]))
-
-    def hand_over(self, state: IQLState, armed: Array) -> IQLState:
-        return state
-
-    def evidence(self, state: IQLState, batch: Batch) -> Metrics:
-        return {}
-
-    def acting(self, state: IQLState) -> tuple[Normaliser, GaussianPolicy]:
-        return state.normaliser, state.actor.params
-
-    def act(
-        self, acting: tuple[Normaliser, GaussianPolicy], observations: Array, key: PRNGKeyArray
-    ) -> tuple[Array, Facts]:
-        normaliser, actor = acting
-        return jnp.clip(actor(normaliser(observations)).sample(key), -1.0, 1.0), {}
-
-    def act_deterministic(
-        self, acting: tuple[Normaliser, GaussianPolicy], observations: Array
-    ) -> tuple[Array, Facts]:
-        normaliser, actor = acting
-        return actor(normaliser(observations)).mode(), {}
 
     def actor_learning_rate(self, updates: Int[Array, ""]) -> Array:
         c = self.config

@@ -20,7 +20,10 @@ def scaled_policy_loss(
 
 
 def cloning_loss(raw: TanhNormal, decoded_actions: Float[Array, "b act"]) -> Float[Array, ""]:
-    """-E log pi_a(D(s, z) | s), z ~ pi_z: the raw policy follows what the latent one does."""
+    """-E log pi_a(D(s, z) | s), z ~ pi_z: the raw policy follows what the latent one does.
+
+    Of logged actions instead of decoded ones it is behavioural cloning.
+    """
     return -raw.log_prob(jax.lax.stop_gradient(decoded_actions)).mean()
 
 

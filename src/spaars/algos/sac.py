@@ -6,14 +6,14 @@ behaviour policies; its losses also serve SPAARS.
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from spaars.algos.agent import Facts, Phase
+from spaars.algos.agent import Phase, SingleActor
 from spaars.data.replay import Batch, Normaliser
 from spaars.nn import Critics, Learner, Metrics, TanhGaussianPolicy, descend, polyak
 
@@ -111,7 +111,7 @@ class SACState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class SAC:
+class SAC(SingleActor):
     """The agent (see `spaars.algos.agent.Agent`)."""
 
     config: SACConfig = SACConfig()
@@ -144,29 +144,6 @@ class SAC:
 
     def offline_phases(self) -> tuple[Phase, ...]:
         return ()
-
-    def begin_online(self, state: SACState) -> SACState:
-        return state
-
-    def acting(self, state: SACState) -> Any:
-        return state.normaliser, state.actor.params
-
-    def act(self, acting: Any, observations: Array, key: PRNGKeyArray) -> tuple[Array, Facts]:
-        normaliser, actor = acting
-        return actor(normaliser(observations)).sample(key), {}
-
-    def act_deterministic(self, acting: Any, observations: Array) -> tuple[Array, Facts]:
-        normaliser, actor = acting
-        return actor(normaliser(observations)).mode(), {}
-
-    def evidence(self, state: SACState, batch: Batch) -> Metrics:
-        return {}
-
-    def roll_back(self, state: SACState, acting: Any) -> SACState:
-        return state._replace(actor=state.actor._replace(params=acting[1]))
-
-    def hand_over(self, state: SACState, armed: Array) -> SACState:
-        return state
 
     def update(self, state: SACState, batch: Batch, key: PRNGKeyArray) -> tuple[SACState, Metrics]:
         c, tx = self.config, self.optimizer

@@ -51,7 +51,7 @@ class SpaarsState(NamedTuple):
     latent: Learner[TanhGaussianPolicy]
     raw: Learner[TanhGaussianPolicy]
     latent_average: TanhGaussianPolicy
-    """Moving averages of both policies' parameters: what is evaluated and deployed."""
+    """Moving averages of both policies' parameters: what may be deployed."""
     raw_average: TanhGaussianPolicy
     log_temperature: Learner[Array]
     offline_entropy: Float[Array, ""]

@@ -155,20 +155,23 @@ class Deployment:
         """Whose running episode explores, (S,)."""
         return np.array([actor == "explore" for actor in self.actors])
 
+    @property
+    def on_trial(self) -> np.ndarray:
+        """Whose running episode is a candidate's, (S,)."""
+        return np.array([actor == "candidate" for actor in self.actors])
+
     def offer(self, acting: Any) -> None:
         """The newest policies, at the start of a chunk: candidates where no trial is running."""
         if self.config.rule == "latest":
             self.deployed = acting
         else:
-            on_trial = np.array([actor == "candidate" for actor in self.actors])
-            self.candidate = select(on_trial, self.candidate, acting)
+            self.candidate = select(self.on_trial, self.candidate, acting)
 
     def proven(self) -> Any:
-        """What acts where no seed explores: the candidate on its trial, else the deployed."""
+        """What acts where a seed does not explore: the candidate on trial, else the deployed."""
         if self.config.rule == "latest":
             return self.deployed
-        on_trial = np.array([actor == "candidate" for actor in self.actors])
-        return select(on_trial, self.candidate, self.deployed)
+        return select(self.on_trial, self.candidate, self.deployed)
 
     def after_episode(self, episode: Episode) -> Verdict | None:
         """Note an episode's end; deploys the candidate if it won."""

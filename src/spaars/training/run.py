@@ -10,6 +10,7 @@ from spaars.data import Dataset, check_against_env, load_dataset
 from spaars.errors import RunError
 from spaars.report import write_report
 from spaars.tasks import Task, get_task
+from spaars.training import checks
 from spaars.training import config as configs
 from spaars.training.checkpoint import load_checkpoint
 from spaars.training.config import TrainConfig
@@ -36,8 +37,8 @@ def train(
     Raises ConfigError, DataError or RunError with a one-line remedy; Stopped after Ctrl-C.
     """
     started = time.monotonic()
-    configs.check(config)
-    configs.refuse_unread(config)
+    checks.check(config)
+    checks.refuse_unread(config)
     revision = git_revision()  # now: the tree may change while the data are recorded
     task = get_task(config.task)
     run_dir = Path(out) if out is not None else default_run_dir(config)

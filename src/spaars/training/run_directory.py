@@ -13,6 +13,7 @@ import jax
 from spaars.data import Dataset
 from spaars.data.files import atomic_write
 from spaars.errors import RunError
+from spaars.training import checks
 from spaars.training import config as configs
 from spaars.training.config import TrainConfig
 from spaars.training.provenance import command_line, versions
@@ -45,7 +46,7 @@ def read_config(run_dir: Path) -> tuple[TrainConfig, dict[str, Any]]:
     try:
         described = json.loads(path.read_text())
         config = configs.from_json(described["config"])
-        configs.check(config)
+        checks.check(config)
         described["dataset"]["sha256"]  # resuming compares it
         return config, described
     except FileNotFoundError as error:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from spaars.errors import ConfigError, DataError, unknown_name
 from spaars.tasks import get_task
+from spaars.training import checks
 from spaars.training import config as configs
 from spaars.training.config import TrainConfig, override, preset_config
 
@@ -97,8 +98,8 @@ def _variant_cells(
         config = preset_config(task, method, preset, seeds=(seed,))
         for settings in (suite.get("settings", {}), variant.get("settings", {})):
             config = with_settings(config, settings)
-        configs.check(config)
-        configs.refuse_unread(config)
+        checks.check(config)
+        checks.refuse_unread(config)
         if config.dataset is not None and not config.dataset.is_file():
             raise DataError(f"{config.dataset}: no such file. Mend the setting 'dataset'.")
         yield (i, j), Cell(variant=name, config=config, path=out / task / name / f"s{seed}")
@@ -154,7 +155,7 @@ def _fields(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _from_toml(name: str, value: Any, hint: Any) -> Any:
-    """The value as the field's type has it; what is in range `configs.check` says."""
+    """The value as the field's type has it; what is in range `checks.check` says."""
     options = [o for o in _options(hint) if o is not type(None)]
     for option in options:
         with suppress(TypeError):

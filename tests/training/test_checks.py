@@ -1,0 +1,102 @@
+import pytest
+
+from spaars.errors import ConfigError
+from spaars.training.checks import check, refuse_unread
+from spaars.training.config import (
+    METHODS,
+    TrainConfig,
+    override,
+    preset_config,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"method": "sparrs"}, "unknown method"),
+        ({"seeds": ()}, "--seeds"),
+        ({"seeds": (1, 1)}, "--seeds"),
+        ({"seeds": (-1, 2)}, "--seeds"),
+        ({"method": "latent-only"}, "--gate.rule never"),
+        ({"gate": {"rule": "step"}}, "--gate.step"),
+        ({"gate": {"step": 50}}, "--gate.step"),
+        ({"gate": {"earliest_step": 200, "latest_step": 100}}, "--gate.earliest-step"),
+        ({"gate": {"raw_share_cap": 1.5}}, "--gate.raw-share-cap"),
+        ({"transitions": 0}, "--transitions"),
+        ({"checkpoint_every": 0}, "--checkpoint-every"),
+        ({"checkpoint_every": 75}, "--checkpoint-every"),
+        ({"log_every": 0}, "--log-every"),
+        ({"log_every": 75}, "--log-every"),
+        ({"learner": {"critics": 0}}, "--learner.critics"),
+        ({"learner": {"batch_size": 0}}, "--learner.batch-size"),
+        ({"learner": {"discount": 1.0}}, "--learner.discount"),
+        ({"learner": {"discount": 0.0}}, "--learner.discount"),
+        ({"learner": {"tau": 0.0}}, "--learner.tau"),
+        ({"learner": {"tau": 1.0}}, "--learner.tau"),
+        ({"offline": {"expectile": 1.0}}, "--offline.expectile"),
+        ({"offline": {"expectile": 0.0}}, "--offline.expectile"),
+        ({"prior": {"latent_dim": 0}}, "--prior.latent-dim"),
+        ({"online": {"steps": 75}}, "--online.steps"),
+        ({"online": {"chunk": 0}}, "--online.chunk"),
+        ({"online": {"utd": 0}}, "--online.utd"),
+        ({"online": {"offline_fraction": -0.1}}, "--online.offline-fraction"),
+        ({"online": {"offline_fraction": 1.1}}, "--online.offline-fraction"),
+        ({"online": {"replay_capacity": 49}}, "--online.replay-capacity"),
+        ({"evaluation": {"every": 0}}, "--evaluation.every"),
+        ({"evaluation": {"every": 75}}, "--evaluation.every"),
+        ({"evaluation": {"episodes": 0}}, "--evaluation.episodes"),
+        ({"method": "bc", "online": {"steps": 50}}, "--online.steps 0"),
+        ({"method": "sac", "online": {"steps": 0}}, "give it --online.steps"),
+        ({"method": "sac", "online": {"steps": 5_000}}, "--online.learning-starts (5000)"),
+        ({"method": "rlpd", "sac": {"target_subset": 11}}, "--sac.target-subset (11)"),
+        ({"method": "rlpd", "deployment": {"rule": "proven"}}, "--deployment.rule latest"),
+        ({"deployment": {"every": 0}}, "--deployment.every"),
+        ({"deployment": {"rollback": 20.0}}, "--deployment.rollback"),
+        ({"deployment": {"trial_episodes": 0}}, "--deployment.trial-episodes"),
+        ({"online": {"offline_fraction": None}}, "--online.start-fraction"),
+    ],
+)
+def test_contradictions_are_refused_by_the_name_of_the_flag(changes, flag):
+    changes = dict(changes)
+    method = changes.pop("method", "spaars")
+    if method in METHODS and method != "latent-only":
+        config = preset_config("hopper-medium", method, **changes)
+    else:
+        config = override(TrainConfig(task="hopper-medium"), {"method": method, **changes})
+    with pytest.raises(ConfigError) as error:
+        check(config)
+    assert flag in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"online": {"steps": 0}},
+        {"gate": {"earliest_step": 100, "latest_step": 100}},
+        {"gate": {"rule": "step", "step": 1_000}},
+        {"gate": {"raw_share_cap": 0.0}},
+        {"online": {"offline_fraction": 0.0}},
+        {"online": {"offline_fraction": 1.0}},
+        {"online": {"replay_capacity": 50}},
+        {"method": "latent-only", "gate": {"rule": "never"}},
+    ],
+)
+def test_what_is_just_allowed_is_not_refused(changes):
+    check(override(TrainConfig(task="hopper-medium"), changes))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "flag"),
+    [
+        ("spaars", {"sac": {"critics": 3}}, "--sac.critics"),
+        ("rlpd", {"gate": {"pessimism": 1.0}}, "--gate.pessimism"),
+        ("iql", {"offline": {"expectile": 0.9}}, "--offline.expectile"),
+    ],
+)
+def test_settings_that_the_method_does_not_read_are_refused(method, changes, flag):
+    asked = preset_config("hopper-medium", method, **changes)
+    with pytest.raises(ConfigError) as error:
+        refuse_unread(asked)
+    assert flag in str(error.value)
+    check(asked)  # an old run under other defaults can still be read
+    refuse_unread(preset_config("hopper-medium", method))
