@@ -27,6 +27,7 @@ LEARNER = LearnerConfig(
     regression_steps=10,
     cloning_steps=10,
     initial_temperature=0.2,
+    policy_every=1,
 )
 
 
@@ -153,6 +154,18 @@ def test_averages_follow_the_policies(agent, state, update):
         assert not same(average, getattr(after, name).params)
         for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(average), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
+def test_policies_move_at_every_so_many_updates(state):
+    """Critics and their targets at each; temperature, latent and raw policy at every third."""
+    agent = tiny(policy_every=3)
+    for updates, due in ((8, False), (9, True), (10, False)):
+        before = at(state, updates)
+        after, metrics = jax.jit(agent.update)(before, random_batch(), KEY)
+        assert not same(after.critics.params, before.critics.params)
+        for name in ("latent", "raw", "log_temperature"):
+            assert same(getattr(after, name), getattr(before, name)) is not due
+        assert bool(jnp.isfinite(metrics["latent_loss"])) is due
 
 
 def test_the_online_step_size_falls(agent, state):

@@ -11,9 +11,11 @@ from spaars.data.replay import (
     Batch,
     Mixture,
     Normaliser,
+    NStep,
     as_batch,
     empty_ring,
     insert,
+    ring_rows,
     sample_mixed,
     sample_offline,
     sample_online,
@@ -174,10 +176,12 @@ def test_start_rows_golden():
 )
 def test_starts_are_an_exact_share_of_the_offline_rows(fraction, share, starts, offline):
     ring = insert(empty_ring(1, 8, 2, 1), numbered([ONLINE] * 4, 1))
-    logged, first = numbered([OFFLINE] * 5), numbered([7] * 3)
+    logged, first = numbered([OFFLINE] * 5 + [7]), jnp.array([5])
     batch = sample_mixed(logged, first, ring, jnp.int32(0), KEY, 3, 8, Mixture(fraction, share))
-    row = [7.0] * starts + [OFFLINE] * offline + [ONLINE] * (8 - starts - offline)
-    np.testing.assert_array_equal(batch.rewards, [row] * 3)
+    np.testing.assert_array_equal(batch.rewards[:, :starts], np.full((3, starts), 7.0))
+    assert set(batch.rewards[:, starts : starts + offline].ravel().tolist()) <= {7.0, OFFLINE}
+    rest = batch.rewards[:, starts + offline :]
+    np.testing.assert_array_equal(rest, np.full((3, 8 - starts - offline), ONLINE))
 
 
 @pytest.mark.parametrize(
@@ -204,3 +208,71 @@ def test_counts_sum_to_the_batch(batch_size, offline, starts, recent, logged):
     counts = Mixture(offline, starts, recent, 10).counts(batch_size, logged, logged)
     assert sum(counts) == batch_size
     assert min(counts) >= 0
+
+
+# ------------------------------------------------------------------ transitions of several steps
+
+EPISODES = st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=5)
+"""Lengths, and whether the end was a terminal state (else a time limit)."""
+
+
+def walks(episodes):
+    """Rows (observation, reward, next observation, terminated, its episode), all told apart."""
+    rows, state = [], 0.0
+    for number, (length, terminal) in enumerate(episodes):
+        for i in range(length):
+            rows.append(
+                (state, 1.0 + state, state + 1.0, float(terminal and i == length - 1), number)
+            )
+            state += 1.0
+        state += 10.0  # the next episode starts elsewhere
+    return rows
+
+
+def joined(rows, i, n, discount):
+    """The definition, by the episode's number."""
+    span = [row for row in rows[i : i + n] if row[4] == rows[i][4]]
+    rewards = sum(discount**j * row[1] for j, row in enumerate(span))
+    return rows[i][0], rewards, span[-1][2], span[-1][3], len(span)
+
+
+def columns(rows):
+    obs, rewards, after, terminated = np.array(rows, np.float32).T[:4]
+    return as_batch(obs[:, None], obs[:, None], rewards, after[:, None], terminated)
+
+
+def check_joined(batch, rows, order, n, discount):
+    for k, i in enumerate(order):
+        got = (
+            batch.observations[k, 0],
+            batch.rewards[k],
+            batch.next_observations[k, 0],
+            batch.terminated[k],
+            batch.steps[k],
+        )
+        np.testing.assert_allclose(got, joined(rows, i, n, discount), rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(EPISODES, st.integers(2, 4), st.integers(3, 9))
+def test_transitions_of_several_steps_stay_in_their_episode_and_in_the_ring(episodes, n, capacity):
+    rows = walks(episodes)
+    ring = empty_ring(1, capacity, 1, 1)
+    for i in range(len(rows)):
+        ring = insert(ring, jax.tree.map(lambda x: x[None], columns(rows[i : i + 1])))
+    kept = range(max(0, len(rows) - capacity), len(rows))
+    where = jnp.array([i % capacity for i in kept])
+    batch = ring_rows(ring, jnp.int32(0), where, NStep(n, 0.9))
+    check_joined(batch, rows, kept, n, 0.9)
+
+
+@pytest.mark.parametrize("offline", [0.5, None])
+def test_only_own_rows_reach_further_than_a_step(offline):
+    rows = walks([(4, True)])
+    ring = insert(empty_ring(1, 8, 1, 1), jax.tree.map(lambda x: x[None], columns(rows)))
+    logged = columns(rows)._replace(actions=jnp.full((4, 1), 9.0))
+    mixture = Mixture(offline, n_step=NStep(3, 0.9))
+    batch = sample_mixed(logged, None, ring, jnp.int32(0), KEY, 2, 50, mixture)
+    is_logged = batch.actions[..., 0] == 9.0
+    assert set(np.unique(batch.steps[is_logged])) == {1.0}
+    assert set(np.unique(batch.steps[~is_logged])) == {1.0, 2.0, 3.0}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from spaars.training.deployment import Deployment, DeploymentConfig, Trials, after_episode
 from spaars.training.envs import Episode
 
-TWO = DeploymentConfig(trial_episodes=2, every=100, rollback=0.2)
+TWO = DeploymentConfig(trial_episodes=2, every=100, rollback=0.2, steadiness=None)
 
 
 def episode(episode_return, step, seed=0):
@@ -67,6 +67,20 @@ def test_verdicts_golden(returns, events, to_beat):
 
 def test_without_rollback_a_loser_is_only_not_deployed():
     assert play(DeploymentConfig(rollback=None), [-1e9], on_trial()) == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("returns", "events"),
+    [
+        ([90, 54], [None, "deployed"]),  # 10% below 60, and not further
+        ([90, 53], [None, "kept"]),
+        ([53], ["kept"]),
+        ([200, 20], [None, "kept"]),  # nor is a high mean a reason to go back
+    ],
+)
+def test_a_candidate_that_falls_once_is_not_deployed(returns, events):
+    config = DeploymentConfig(trial_episodes=2, steadiness=0.1)
+    assert play(config, returns, on_trial()) == events
 
 
 def test_negative_returns_have_a_margin_too():

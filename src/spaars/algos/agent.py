@@ -34,6 +34,10 @@ class Agent(Protocol):
     def batch_size(self) -> int:
         """Transitions per online update."""
 
+    @property
+    def discount(self) -> float:
+        """Per environment step; rewards within a transition of several steps are summed with it."""
+
     def init(
         self, key: PRNGKeyArray, observation_mean: Array, observation_std: Array, action_dim: int
     ) -> Any:

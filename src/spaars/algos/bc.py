@@ -42,6 +42,10 @@ class BC(SingleActor):
     def batch_size(self) -> int:
         return self.config.batch_size
 
+    @property
+    def discount(self) -> float:
+        return 1.0  # of no account: nothing is bootstrapped
+
     def init(
         self, key: PRNGKeyArray, observation_mean: Array, observation_std: Array, action_dim: int
     ) -> BCState:

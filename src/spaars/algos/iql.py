@@ -128,6 +128,10 @@ class IQL(SingleActor):
     def batch_size(self) -> int:
         return self.config.batch_size
 
+    @property
+    def discount(self) -> float:
+        return self.config.discount
+
     def init(
         self, key: PRNGKeyArray, observation_mean: Array, observation_std: Array, action_dim: int
     ) -> IQLState:
@@ -175,7 +179,7 @@ class IQL(SingleActor):
 
         # 3. Q towards r + gamma V(s').
         next_values = value.params(batch.next_observations)[..., 0]
-        targets = td_targets(rewards, batch.terminated, next_values, c.discount)
+        targets = td_targets(rewards, batch.terminated, next_values, c.discount, batch.steps)
         critics, critic_metrics = descend(
             critic_loss, state.critics, tx, batch.observations, batch.actions, targets
         )

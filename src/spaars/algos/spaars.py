@@ -78,6 +78,10 @@ class Spaars:
         return self.learner.batch_size
 
     @property
+    def discount(self) -> float:
+        return self.learner.discount
+
+    @property
     def offline_optimizer(self) -> optax.GradientTransformation:
         return optax.adam(self.offline.learning_rate)
 
@@ -309,15 +313,17 @@ class Spaars:
 
         # 1. The shared critic towards r + gamma min_e Q'(s', a'), a' from whoever acts at s'.
         next_values = self.next_values(state, batch.next_observations, target_key)
-        targets = td_targets(batch.rewards, batch.terminated, next_values, c.discount)
+        targets = td_targets(batch.rewards, batch.terminated, next_values, c.discount, batch.steps)
         critics, metrics = descend(
             critic_loss, state.critics, tx, batch.observations, batch.actions, targets
         )
         state = state._replace(critics=critics)
 
-        # 2.-4. Latent policy, its temperature, raw policy; not while the critic warms up.
+        # 2.-4. Latent policy, its temperature, raw policy; not while the critic warms up, and only
+        #    at every `policy_every`th update.
+        due = state.updates % c.policy_every == 0
         state, policy_metrics = jax.lax.cond(
-            self.steps(state.updates) >= c.warmup_steps,
+            due & (self.steps(state.updates) >= c.warmup_steps),
             lambda: self.update_policies(state, batch, policy_key),
             lambda: (state, self.no_policy_metrics()),
         )

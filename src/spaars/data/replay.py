@@ -4,12 +4,13 @@ offline  Batch, leaves (N, ...)       uploaded once, read by every seed
 ring     Batch, leaves (S, C, ...)    seed s writes and reads row s only
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class Batch(NamedTuple):
@@ -17,6 +18,9 @@ class Batch(NamedTuple):
 
     `terminated` is 1 where the episode ended in a terminal state (no bootstrap); a time limit
     (`truncated`) ends the episode but not the value and is 0 here.
+
+    A sampled transition may span m steps: `rewards` is then sum_{i<m} discount^i r_{t+i},
+    `next_observations` s_{t+m}, `terminated` that of s_{t+m}, and `steps` m.
     """
 
     observations: Float[Array, "*batch obs"]
@@ -24,6 +28,21 @@ class Batch(NamedTuple):
     rewards: Float[Array, "*batch"]
     next_observations: Float[Array, "*batch obs"]
     terminated: Float[Array, "*batch"]
+    steps: Float[Array, "*batch"] | None = None
+    """None where all are single steps, as everything stored is."""
+
+
+class NStep(NamedTuple):
+    """How far sampled transitions reach."""
+
+    steps: int = 1
+    """At most; fewer where the episode or what is stored ends before. Rows of the dataset are
+    always single steps: what a worse policy did next says little about the present one."""
+    discount: float = 1.0
+    """Of the agent: rewards within a transition are summed with it."""
+
+
+SINGLE = NStep()
 
 
 class Normaliser(NamedTuple):
@@ -55,6 +74,11 @@ class Ring(NamedTuple):
     def size(self) -> Int[Array, ""]:
         return jnp.minimum(self.inserted, self.capacity)
 
+    @property
+    def columns(self) -> dict[str, Array]:
+        """What is stored, by name."""
+        return {name: x for name, x in self.storage._asdict().items() if x is not None}
+
 
 def empty_ring(seeds: int, capacity: int, observation_dim: int, action_dim: int) -> Ring:
     """A ring of zeros; `capacity` transitions for each of `seeds` seeds."""
@@ -76,6 +100,42 @@ def insert(ring: Ring, chunk: Batch) -> Ring:
     return Ring(storage, ring.inserted + chunk.rewards.shape[1])
 
 
+def span(
+    first: Batch, later: Sequence[tuple[Batch, Bool[Array, "*batch"]]], discount: float
+) -> Batch:
+    """`first` and the rows stored behind it, each with whether it exists, as one transition.
+
+    Two rows belong to one episode where the first's `next_observations` are the second's
+    `observations` bit for bit.
+    """
+    rewards, next_observations, terminated = first[2:5]
+    steps = factor = jnp.ones_like(rewards)
+    going = jnp.ones_like(rewards, bool)
+    for row, exists in later:
+        same_episode = (row.observations == next_observations).all(-1) & (terminated == 0.0)
+        going &= exists & same_episode
+        factor *= discount
+        rewards = jnp.where(going, rewards + factor * row.rewards, rewards)
+        next_observations = jnp.where(going[..., None], row.next_observations, next_observations)
+        terminated = jnp.where(going, row.terminated, terminated)
+        steps += going.astype(steps.dtype)
+    return Batch(first.observations, first.actions, rewards, next_observations, terminated, steps)
+
+
+def ring_rows(
+    ring: Ring, seed_index: Int[Array, ""], rows: Int[Array, "*batch"], n: NStep = SINGLE
+) -> Batch:
+    """Transitions that begin at these rows of a seed's ring."""
+    age = (ring.inserted - 1 - rows) % ring.capacity
+
+    def at(j: int) -> Batch:
+        return jax.tree.map(lambda x: x[seed_index, (rows + j) % ring.capacity], ring.storage)
+
+    if n.steps == 1:
+        return at(0)
+    return span(at(0), [(at(j), age >= j) for j in range(1, n.steps)], n.discount)
+
+
 def sample_offline(offline: Batch, key: PRNGKeyArray, shape: tuple[int, ...]) -> Batch:
     """Uniform with replacement from the offline dataset; leaves get leading axes `shape`."""
     rows = jax.random.randint(key, shape, 0, offline.rewards.shape[0])
@@ -90,20 +150,27 @@ def start_rows(starts: np.ndarray, stops: np.ndarray, steps: int) -> np.ndarray:
 
 
 def sample_online(
-    ring: Ring, seed_index: Int[Array, ""], key: PRNGKeyArray, shape: tuple[int, ...]
+    ring: Ring,
+    seed_index: Int[Array, ""],
+    key: PRNGKeyArray,
+    shape: tuple[int, ...],
+    n: NStep = SINGLE,
 ) -> Batch:
     """Uniform with replacement from what seed `seed_index` has stored so far."""
-    rows = jax.random.randint(key, shape, 0, ring.size)
-    return jax.tree.map(lambda x: x[seed_index, rows], ring.storage)
+    return ring_rows(ring, seed_index, jax.random.randint(key, shape, 0, ring.size), n)
 
 
 def sample_recent(
-    ring: Ring, seed_index: Int[Array, ""], key: PRNGKeyArray, shape: tuple[int, ...], steps: int
+    ring: Ring,
+    seed_index: Int[Array, ""],
+    key: PRNGKeyArray,
+    shape: tuple[int, ...],
+    steps: int,
+    n: NStep = SINGLE,
 ) -> Batch:
     """Uniform with replacement from the newest `steps` transitions of seed `seed_index`."""
     age = jax.random.randint(key, shape, 0, jnp.minimum(ring.size, steps))
-    rows = (ring.inserted - 1 - age) % ring.capacity
-    return jax.tree.map(lambda x: x[seed_index, rows], ring.storage)
+    return ring_rows(ring, seed_index, (ring.inserted - 1 - age) % ring.capacity, n)
 
 
 class Mixture(NamedTuple):
@@ -116,6 +183,7 @@ class Mixture(NamedTuple):
     recent: float = 0.0
     """Of the others, the share from the newest `recent_steps` transitions."""
     recent_steps: int = 1
+    n_step: NStep = SINGLE
 
     def counts(self, batch_size: int, logged: bool, starts: bool) -> tuple[int, int, int, int]:
         """Rows (starts, rest of the dataset, recent, rest of the ring); they sum to the batch."""
@@ -127,7 +195,7 @@ class Mixture(NamedTuple):
 
 def sample_mixed(
     offline: Batch | None,
-    starts: Batch | None,
+    starts: Int[Array, " m"] | None,
     ring: Ring,
     seed_index: Int[Array, ""],
     key: PRNGKeyArray,
@@ -137,22 +205,27 @@ def sample_mixed(
 ) -> Batch:
     """Leaves (updates, batch, ...), in the order: episodes' starts, dataset, recent, ring.
 
-    The shares are exact, up to rounding, in every batch.
+    `starts` are rows of the dataset (`start_rows`). The shares are exact, up to rounding, in
+    every batch.
     """
+    n = mixture.n_step
     if mixture.offline is None:
-        return _sample_union(offline, ring, seed_index, key, (updates, batch_size))
+        return _sample_union(offline, ring, seed_index, key, (updates, batch_size), n)
     counts = mixture.counts(batch_size, offline is not None, starts is not None)
     keys = jax.random.split(key, 4)
     parts = []
-    if starts is not None and counts[0]:
-        parts.append(sample_offline(starts, keys[0], (updates, counts[0])))
+    if offline is not None and starts is not None and counts[0]:
+        drawn = starts[jax.random.randint(keys[0], (updates, counts[0]), 0, starts.shape[0])]
+        parts.append(jax.tree.map(lambda x: x[drawn], offline))
     if offline is not None and counts[1]:
         parts.append(sample_offline(offline, keys[1], (updates, counts[1])))
+    if n.steps > 1:
+        parts = [part._replace(steps=jnp.ones_like(part.rewards)) for part in parts]
     if counts[2]:
         shape = (updates, counts[2])
-        parts.append(sample_recent(ring, seed_index, keys[2], shape, mixture.recent_steps))
+        parts.append(sample_recent(ring, seed_index, keys[2], shape, mixture.recent_steps, n))
     if counts[3]:
-        parts.append(sample_online(ring, seed_index, keys[3], (updates, counts[3])))
+        parts.append(sample_online(ring, seed_index, keys[3], (updates, counts[3]), n))
     return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
 
 
@@ -162,19 +235,22 @@ def _sample_union(
     seed_index: Int[Array, ""],
     key: PRNGKeyArray,
     shape: tuple[int, ...],
+    n: NStep,
 ) -> Batch:
     if offline is None:
-        return sample_online(ring, seed_index, key, shape)
+        return sample_online(ring, seed_index, key, shape, n)
     logged = offline.rewards.shape[0]
     rows = jax.random.randint(key, shape, 0, logged + ring.size)
+    from_offline = jax.tree.map(lambda x: x[jnp.minimum(rows, logged - 1)], offline)
+    if n.steps > 1:
+        from_offline = from_offline._replace(steps=jnp.ones_like(from_offline.rewards))
+    from_online = ring_rows(ring, seed_index, jnp.maximum(rows - logged, 0), n)
 
     def pick(offline: Array, online: Array) -> Array:
-        from_offline = offline[jnp.minimum(rows, logged - 1)]
-        from_online = online[seed_index, jnp.maximum(rows - logged, 0)]
-        is_logged = (rows < logged).reshape(rows.shape + (1,) * (from_offline.ndim - rows.ndim))
-        return jnp.where(is_logged, from_offline, from_online)
+        is_logged = (rows < logged).reshape(rows.shape + (1,) * (offline.ndim - rows.ndim))
+        return jnp.where(is_logged, offline, online)
 
-    return jax.tree.map(pick, offline, ring.storage)
+    return jax.tree.map(pick, from_offline, from_online)
 
 
 def as_batch(

@@ -53,11 +53,13 @@ class Checkpoint(NamedTuple):
 
     def ring(self, empty: Ring) -> Ring:
         """Fill an empty ring of the right capacity."""
-        storage = [
-            store.at[:, : self.arrays[f"ring/{name}"].shape[1]].set(self.arrays[f"ring/{name}"])
-            for name, store in zip(Batch._fields, empty.storage, strict=True)
-        ]
-        return Ring(Batch(*storage), jnp.int32(self.progress["inserted"]))
+        storage = {
+            name: store.at[:, : self.arrays[f"ring/{name}"].shape[1]].set(
+                self.arrays[f"ring/{name}"]
+            )
+            for name, store in empty.columns.items()
+        }
+        return Ring(Batch(**storage), jnp.int32(self.progress["inserted"]))
 
     def env_state(self) -> dict[str, Any]:
         actions = [self.arrays[f"actions/{i}"] for i in range(len(self.progress["episode_index"]))]
@@ -83,7 +85,7 @@ def collect(
     progress = dict(progress)
     if ring is not None and env_state is not None:
         filled = int(ring.size)
-        for name, store in zip(Batch._fields, ring.storage, strict=True):
+        for name, store in ring.columns.items():
             arrays[f"ring/{name}"] = np.asarray(store[:, :filled])
         for i, actions in enumerate(env_state["actions"]):
             arrays[f"actions/{i}"] = actions

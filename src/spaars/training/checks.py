@@ -35,6 +35,8 @@ def check(config: TrainConfig) -> None:
         "--online.start-steps": c.online.start_steps,
         "--online.recent-steps": c.online.recent_steps,
         "--online.utd": c.online.utd,
+        "--online.n-steps": c.online.n_steps,
+        "--learner.policy-every": c.learner.policy_every,
         "--evaluation.every": c.evaluation.every,
         "--evaluation.episodes": c.evaluation.episodes,
         "--iql.batch-size": c.iql.batch_size,
@@ -97,6 +99,7 @@ def check(config: TrainConfig) -> None:
         "--online.start-fraction": c.online.start_fraction,
         "--online.recent-fraction": c.online.recent_fraction,
         "--deployment.rollback": c.deployment.rollback or 0.0,
+        "--deployment.steadiness": c.deployment.steadiness or 0.0,
         "--deployment.caution": c.deployment.caution or 0.0,
         "--gate.raw-share-cap": c.gate.raw_share_cap,
     }.items():

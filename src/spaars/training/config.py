@@ -90,7 +90,7 @@ def _spaars(c: TrainConfig) -> Agent:
 # agent alone. The peers' settings are the published ones (design section 4) where they can run
 # on two cores; a comment says where not.
 _LATEST = {"rule": "latest"}
-_NO_SHARES = {"start_fraction": 0.0, "recent_fraction": 0.0}
+_PLAIN_REPLAY = {"start_fraction": 0.0, "recent_fraction": 0.0, "n_steps": 1}
 
 METHODS: dict[str, Method] = {
     "spaars": Method(build=_spaars, sections=("prior", "offline", "learner", "gate")),
@@ -107,7 +107,7 @@ METHODS: dict[str, Method] = {
             "online": {
                 "utd": 1,
                 "offline_fraction": None,
-                **_NO_SHARES,
+                **_PLAIN_REPLAY,
                 "learning_starts": 0,
             },
             "deployment": _LATEST,
@@ -123,7 +123,7 @@ METHODS: dict[str, Method] = {
         settings={
             "online": {
                 "utd": 20,
-                **_NO_SHARES,
+                **_PLAIN_REPLAY,
                 "random_steps": 5_000,
                 "learning_starts": 5_000,
             },
@@ -153,7 +153,7 @@ METHODS: dict[str, Method] = {
             "online": {
                 "utd": 1,
                 "offline_fraction": 0.0,
-                **_NO_SHARES,
+                **_PLAIN_REPLAY,
                 "random_steps": 5_000,
                 "learning_starts": 5_000,
             },

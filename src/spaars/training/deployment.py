@@ -33,9 +33,12 @@ class DeploymentConfig:
     rule: DeploymentRule = "proven"
     """proven: the last one that beat its predecessor in trial episodes, at first the offline
     policy; latest: the newest, whatever it does."""
-    trial_episodes: int = 2
+    trial_episodes: int = 3
     """Training episodes by whose mean return a candidate must win; it loses as soon as its mean
     is behind."""
+    steadiness: float | None = 0.1
+    """It also loses as soon as one of them falls short of the deployed policy's return by more than
+    this share, lest a policy that falls now and then be deployed on a lucky draw; None: never."""
     every: int = 2_000
     """Environment steps from the end of one trial to the next."""
     rollback: float | None = 0.2
@@ -114,7 +117,9 @@ def judge(config: DeploymentConfig, trials: Trials) -> Verdict | None:
     returns = trials.candidate_returns
     mean, to_beat = float(np.mean(returns)), trials.to_beat
     words = f"candidate: {_words(returns)}; to beat: {to_beat:.4g}"
-    if mean > to_beat:
+    if _short_of(trials, config.steadiness, returns[-1]):
+        words += f"; its last episode returned {returns[-1]:.4g}"
+    elif mean > to_beat:
         return Verdict("deployed", words) if len(returns) >= config.trial_episodes else None
     return Verdict("rollback" if _short_of(trials, config.rollback, mean) else "kept", words)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from spaars import seeding
 from spaars.algos.agent import Agent
-from spaars.data.replay import Batch, Mixture, Ring, insert, sample_mixed
+from spaars.data.replay import Batch, Mixture, NStep, Ring, insert, sample_mixed
 from spaars.training.deployment import Deployment, DeploymentConfig, Verdict, select
 from spaars.training.envs import EnvPopulation, Episode
 from spaars.training.population import Mapping, over_seeds, own_buffers
@@ -40,6 +40,9 @@ class OnlineConfig:
     went wrong is corrected before it is repeated many times."""
     recent_steps: int = 1_000
     """Environment steps that count as recent."""
+    n_steps: int = 3
+    """Rewards that the critic's target of an online transition sums up before it bootstraps (n-step
+    returns). With one the learner swings for 20,000 steps (docs/lab-notebook.md)."""
     random_steps: int = 0
     """First steps with uniformly random actions (for agents that start from nothing)."""
     learning_starts: int = 1_000
@@ -47,10 +50,13 @@ class OnlineConfig:
     replay_capacity: int | None = None
     """Online transitions kept per seed; None keeps them all."""
 
-    @property
-    def mixture(self) -> Mixture:
+    def mixture(self, discount: float) -> Mixture:
         return Mixture(
-            self.offline_fraction, self.start_fraction, self.recent_fraction, self.recent_steps
+            self.offline_fraction,
+            self.start_fraction,
+            self.recent_fraction,
+            self.recent_steps,
+            NStep(self.n_steps, discount),
         )
 
 
@@ -67,7 +73,7 @@ class OnlineLoop:
         state: Any,
         ring: Ring,
         offline: Batch | None,
-        starts: Batch | None,
+        starts: jax.Array | None,
         envs: EnvPopulation,
         config: OnlineConfig,
         deployment: DeploymentConfig = NEWEST,
@@ -216,7 +222,7 @@ def _evidence(
     state: Any,
     ring: Ring,
     offline: Batch | None,
-    starts: Batch | None,
+    starts: jax.Array | None,
     keys: Any,
     step: Any,
 ) -> Any:
@@ -230,7 +236,7 @@ def _evidence(
             key,
             1,
             agent.batch_size,
-            config.mixture,
+            config.mixture(agent.discount),
         )
         return agent.evidence(state, jax.tree.map(lambda x: x[0], batch))
 
@@ -244,7 +250,7 @@ def _update_chunk(
     state: Any,
     ring: Ring,
     offline: Batch | None,
-    starts: Batch | None,
+    starts: jax.Array | None,
     keys: Any,
     step: Any,
 ) -> Any:
@@ -261,7 +267,7 @@ def _update_chunk(
             sample_key,
             updates,
             agent.batch_size,
-            config.mixture,
+            config.mixture(agent.discount),
         )
 
         def update(state: Any, x: tuple[Batch, Any]) -> Any:

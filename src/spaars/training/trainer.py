@@ -79,7 +79,7 @@ class Trainer:
         self.starts = None
         if config.online.start_fraction > 0.0:
             rows = start_rows(*dataset.episode_bounds(), config.online.start_steps)
-            self.starts = jax.tree.map(lambda x: x[rows], self.offline)
+            self.starts = jnp.asarray(rows, jnp.int32)
         mean, std = dataset.observation_statistics()
         self.state = initial_state(config, mean, std, dataset.action_dim)
         self.loop: OnlineLoop | None = None  # from the first online step on
