@@ -54,7 +54,7 @@ def state_of(cell: Cell) -> State:
                 f"{path} exists and is no run directory. Move it, or choose another --out."
             )
         return "train"
-    there, _ = read_config(path)
+    there, _ = read_config(path, complete=True)
     dataset = cell.config.dataset
     asked = configs.override(cell.config, {"dataset": dataset.resolve() if dataset else None})
     changed = [

@@ -301,3 +301,15 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
     if values.get("dataset") is not None:
         values["dataset"] = Path(values["dataset"])
     return override(TrainConfig(task=values["task"]), values)
+
+
+def missing(values: Mapping[str, Any], config: Any, path: str = "--") -> list[str]:
+    """Flags of `config` that `values`, the JSON it was read from, do not mention."""
+    found = []
+    for field in dataclasses.fields(config):
+        flag, value = f"{path}{field.name}".replace("_", "-"), getattr(config, field.name)
+        if field.name not in values:
+            found.append(flag)
+        elif dataclasses.is_dataclass(value):
+            found += missing(values[field.name], value, f"{flag}.")
+    return found

@@ -72,8 +72,8 @@ def resume(
 ) -> Run:
     """Go on with an interrupted run, bit for bit as if it had never stopped."""
     path = Path(run_dir)
-    config, described = read_config(path)
     summary = path / "summary.json"
+    config, described = read_config(path, complete=not summary.exists())
     if summary.exists() and not (path / "report.html").exists():
         write_report(path)  # the run was stopped between the two
         return Run(path, json.loads(summary.read_text()))

@@ -40,15 +40,18 @@ def make_directories(path: Path) -> list[Path]:
     return made
 
 
-def read_config(run_dir: Path) -> tuple[TrainConfig, dict[str, Any]]:
-    """The configuration of a run and everything else in its config.json."""
+def read_config(run_dir: Path, *, complete: bool = False) -> tuple[TrainConfig, dict[str, Any]]:
+    """The configuration of a run and everything else in its config.json.
+
+    What an older version did not know gets its present default; if `complete`, as for training
+    on, that is an error instead.
+    """
     path = run_dir / "config.json"
     try:
         described = json.loads(path.read_text())
         config = configs.from_json(described["config"])
         checks.check(config)
         described["dataset"]["sha256"]  # resuming compares it
-        return config, described
     except FileNotFoundError as error:
         raise RunError(
             f"{run_dir} is not a run directory: it has no config.json. "
@@ -56,6 +59,13 @@ def read_config(run_dir: Path) -> tuple[TrainConfig, dict[str, Any]]:
         ) from error
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise RunError(f"{path} cannot be read: {type(error).__name__}: {error}.") from error
+    if complete and (unknown := configs.missing(described["config"], config)):
+        raise RunError(
+            f"{run_dir} was begun by an older spaars (git revision "
+            f"{described.get('git_revision', 'not recorded')}), which did not know "
+            f"{', '.join(unknown)}. Finish it with that version, or train anew elsewhere."
+        )
+    return config, described
 
 
 def write_json(path: Path, value: Any) -> None:
