@@ -43,8 +43,8 @@ class DeploymentConfig:
     """Environment steps from the end of one trial to the next."""
     rollback: float | None = 0.2
     """A candidate worse than the deployed policy by more than this share of its return is given up
-    if exploration since the last trial was, too: the learner's policies go back to the deployed
-    ones, its critics stay; None: never."""
+    if every exploration since the last trial was, too: the learner's policies go back to the
+    deployed ones, its critics stay; None: never."""
     caution: float | None = 0.5
     """After an exploring episode that falls short of the deployed policy's return by more than this
     share, the deployed policy acts for one episode while the learner digests it; None: never."""
@@ -58,8 +58,8 @@ class Trials:
     """Who acts in the running episode."""
     candidate_returns: list[float] = dataclasses.field(default_factory=list)
     """Of the running trial."""
-    explored_returns: list[float] = dataclasses.field(default_factory=list)
-    """Of exploration since the last trial."""
+    best_explored: float | None = None
+    """Highest return of an exploration since the last trial."""
     deployed_returns: list[float] = dataclasses.field(default_factory=list)
     """Of all episodes of the deployed policy, its trial included."""
     logged_return: float | None = None
@@ -98,13 +98,14 @@ def after_episode(config: DeploymentConfig, trials: Trials, episode: Episode) ->
         trials.candidate_returns.append(episode.episode_return)
         verdict = judge(config, trials)
     else:
-        trials.explored_returns.append(episode.episode_return)
+        best = trials.best_explored
+        trials.best_explored = max(episode.episode_return, best if best is not None else -np.inf)
         disappointed = _short_of(trials, config.caution, episode.episode_return)
 
     if verdict is not None:
         if verdict.event == "deployed":
             trials.deployed_returns = trials.candidate_returns
-        trials.candidate_returns, trials.explored_returns = [], []
+        trials.candidate_returns, trials.best_explored = [], None
         trials.next_trial = episode.env_step + config.every
 
     if not trials.next_trial:
@@ -125,8 +126,8 @@ def judge(config: DeploymentConfig, trials: Trials) -> Verdict | None:
         words += f"; its last episode returned {returns[-1]:.4g}"
     elif mean > to_beat:
         return Verdict("deployed", words) if len(returns) >= config.trial_episodes else None
-    explored = float(np.mean(trials.explored_returns or [mean]))
-    given_up = _short_of(trials, config.rollback, max(mean, explored))
+    best = mean if trials.best_explored is None else max(mean, trials.best_explored)
+    given_up = _short_of(trials, config.rollback, best)
     return Verdict("rollback" if given_up else "kept", words)
 
 
