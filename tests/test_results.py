@@ -2,18 +2,20 @@
 
 import json
 import re
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from spaars.report import load_run
-from spaars.report.comparison import write_comparison
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import results  # noqa: E402
+
 RESULTS = ROOT / "results"
 RUNS = sorted(path.parent for path in RESULTS.rglob("config.json"))
-BENCH = RESULTS / "locomotion-quick"
+README = (ROOT / "README.md").read_text()
 
 
 def rows(path: Path, first: str) -> list[list[str]]:
@@ -28,7 +30,8 @@ SINGLE = rows(RESULTS / "README.md", "`(?:before-deployment|single)/")
 
 
 def test_every_single_run_is_in_the_table() -> None:
-    names = {str(run.relative_to(RESULTS)) for run in RUNS if BENCH not in run.parents}
+    suites = {RESULTS / suite for suite in results.SUITES}
+    names = {str(r.relative_to(RESULTS)) for r in RUNS if suites.isdisjoint(r.parents)}
     assert {row[0] for row in SINGLE} == names
 
 
@@ -48,50 +51,58 @@ def test_the_row_is_the_run(row: list[str]) -> None:
         assert summary["final_score"] == evaluations[-1]["score"]
 
 
-# ------------------------------------------------------------------ the comparison
+# ------------------------------------------------------------------ the tables
 
 
-def numbers(path: Path) -> Any:
-    return json.loads(path.read_text())
+def test_the_tables_are_made_from_the_committed_runs() -> None:
+    table = results.table()
+    assert json.loads((RESULTS / "table.json").read_text()) == table
+    for page in results.PAGES:
+        assert results.with_tables(page.read_text(), table) == page.read_text()
+    shown = {row["suite"] for row in table if f"table {row['suite']} -->" in README}
+    assert shown >= {"locomotion", "locomotion-quick"}
 
 
-def test_the_table_is_made_from_the_committed_runs(tmp_path: Path) -> None:
-    runs = [run for run in RUNS if BENCH in run.parents]
-    assert runs
-    write_comparison(runs, tmp_path / "table.html")
-    assert numbers(tmp_path / "table.json") == numbers(BENCH / "table.json")
+SUITES = [suite for suite in results.SUITES if (RESULTS / suite).is_dir()]
+VARIANTS = [path for suite in SUITES for path in sorted((RESULTS / suite).glob("*/*"))]
 
 
-def expected_rows() -> list[list[str]]:
-    """The README's comparison, from table.json."""
-    found = []
-    for task in numbers(BENCH / "table.json")["tasks"]:
-        for group in task["groups"]:
-            safety, (steps,) = group["safety"], group["steps_to_threshold"]
-            n, reached = len(group["seeds"]), steps["reached"]
-            interval = group["mean_interval"]
-            found.append(
-                [
-                    task["task"],
-                    group["name"],
-                    str(n),
-                    _number(group["offline_score"]),
-                    f"{group['mean']:.1f}"
-                    + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""),
-                    (f"{steps['median']:,.0f}" if reached == n else "-") + f" ({reached} of {n})",
-                    _number(safety["drop_below_offline_worst"]),
-                    _number(safety["falls_per_1k"], 2),
-                ]
-            )
-    return found
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: str(v.relative_to(RESULTS)))
+def test_every_variant_has_a_row_that_says_what_its_runs_do(variant: Path) -> None:
+    """Against the runs' own summaries, by other means."""
+    runs = [json.loads(path.read_text())["seeds"] for path in variant.glob("s*/summary.json")]
+    seeds = sorted((row for rows in runs for row in rows), key=lambda row: row["seed"])
+
+    def mean(key: str) -> object:
+        values = [row[key] for row in seeds]
+        return None if None in values else pytest.approx(sum(values) / len(values))
+
+    found = [
+        row
+        for row in results.table()
+        if (row["suite"], row["task"]) == (variant.parts[-3], variant.parts[-2])
+        and row["seeds"] == [row["seed"] for row in seeds]
+        and row["score_mean"] == mean("final_score")
+    ]
+    (row,) = found
+    assert (row["offline_mean"], row["falls_per_1k"]) == (
+        mean("offline_score"),
+        mean("falls_per_1k"),
+    )
 
 
-def _number(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def test_the_readme_shows_that_table() -> None:
-    assert rows(ROOT / "README.md", "(?:hopper|walker2d)-medium ") == expected_rows()
+def test_collect_keeps_what_is_small_and_no_path(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "suite" / "task" / "variant" / "s1"
+    run.mkdir(parents=True)
+    for name in (*results.KEPT, "report.html"):
+        (run / name).write_text(f"--out {tmp_path}/runs/suite/task/variant/s1")
+    unfinished = run.parent / "s2"
+    unfinished.mkdir()
+    (unfinished / "config.json").write_text("{}")
+    (copy,) = results.collect(tmp_path / "runs" / "suite", tmp_path / "results")
+    assert copy == tmp_path / "results" / "suite" / "task" / "variant" / "s1"
+    assert sorted(path.name for path in copy.iterdir()) == sorted(results.KEPT)
+    assert (copy / "config.json").read_text() == "--out runs/suite/task/variant/s1"
 
 
 def test_committed_runs_are_small() -> None:
@@ -101,7 +112,3 @@ def test_committed_runs_are_small() -> None:
                 assert path.stat().st_size < 1_000_000, path
                 for place in ("/work/", "/tmp/", "/root/"):
                     assert place not in path.read_text(), f"{path} names a path"
-
-
-if __name__ == "__main__":  # the rows to paste
-    print("\n".join("| " + " | ".join(row) + " |" for row in expected_rows()))

@@ -156,6 +156,17 @@ def test_averages_follow_the_policies(agent, state, update):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
 
 
+def test_targets_bootstrap_after_as_many_steps_as_a_transition_spans(agent, state):
+    """A batch of three-step transitions is one of single steps at discount^3."""
+    batch = random_batch()
+    discount = agent.learner.discount
+    once = tiny(discount=discount**3).update(at(state, 5), batch, KEY)[1]
+    thrice = agent.update(at(state, 5), batch._replace(steps=jnp.full(ROWS, 3.0)), KEY)[1]
+    single = agent.update(at(state, 5), batch, KEY)[1]
+    np.testing.assert_allclose(thrice["critic_loss"], once["critic_loss"], rtol=1e-5)
+    assert not np.isclose(single["critic_loss"], once["critic_loss"], rtol=1e-3)
+
+
 def test_policies_move_at_every_so_many_updates(state):
     """Critics and their targets at each; temperature, latent and raw policy at every third."""
     agent = tiny(policy_every=3)

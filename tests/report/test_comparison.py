@@ -365,3 +365,22 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         cli.run([runs[0], "--baseline", "spaars"])
     with pytest.raises(RunError, match="no run given"):
         cli.run([])
+
+
+def test_a_directory_stands_for_the_runs_below(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = tmp_path / "suite"
+    make_run(suite / "hopper-medium" / "spaars" / "s0")
+    make_run(suite / "hopper-medium" / "spaars" / "s1", (1,))
+    assert cli.run([str(suite)]) == 0
+    assert capsys.readouterr().out == f"wrote {suite / 'report.html'}\n"
+    numbers = json.loads((suite / "report.json").read_text())
+    assert [seed["seed"] for seed in numbers["tasks"][0]["groups"][0]["seeds"]] == [0, 1]
+    other = str(make_run(tmp_path / "other", (2,)))
+    assert cli.run([str(suite), other, "--out", str(tmp_path / "all.html")]) == 0
+    numbers = json.loads((tmp_path / "all.json").read_text())
+    assert len(numbers["tasks"][0]["groups"][0]["seeds"]) == 3
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="neither a run nor a directory of runs"):
+        cli.run([str(tmp_path / "empty")])

@@ -105,6 +105,24 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         write_summary(there.path)  # a finished run is no less of a mix
 
 
+def test_a_run_of_an_older_version_is_refused_if_its_method_cares(tmp_path: Path) -> None:
+    def without(run: Path, *flag: str) -> None:
+        described = json.loads((run / "config.json").read_text())
+        del described["config"][flag[0]][flag[1]]
+        (run / "config.json").write_text(json.dumps(described))
+
+    one, two = cell(tmp_path, 1), cell(tmp_path, 2, method="bc", online={"steps": 0})
+    for each in (one, two):
+        write_config(each.path, each.config)
+        write_summary(each.path)
+        without(each.path, "learner", "policy_every")  # which bc does not read
+    with pytest.raises(RunError, match=r"did not know --learner\.policy-every\. Choose another"):
+        state_of(one)
+    without(two.path, "online", "n_steps")
+    with pytest.raises(RunError, match=r"did not know --online\.n-steps\."):
+        state_of(two)
+
+
 def test_anything_else_in_the_way_is_refused(tmp_path: Path) -> None:
     one = cell(tmp_path)
     one.path.mkdir(parents=True)

@@ -54,7 +54,7 @@ def state_of(cell: Cell) -> State:
                 f"{path} exists and is no run directory. Move it, or choose another --out."
             )
         return "train"
-    there, _ = read_config(path, complete=True)
+    there, described = read_config(path)
     dataset = cell.config.dataset
     asked = configs.override(cell.config, {"dataset": dataset.resolve() if dataset else None})
     changed = [
@@ -62,6 +62,11 @@ def state_of(cell: Cell) -> State:
         for flag, old, new in differences(there, asked)
         if not (new is None and flag in configs.FILLED_IN)
     ]
+    if unknown := configs.missing(described["config"], there):
+        raise RunError(
+            f"{path} is a run of an older spaars, which did not know {', '.join(unknown)}. Choose "
+            "another --out, or move that directory away."
+        )
     if changed:
         raise RunError(
             f"{path} is a run with other settings: {'; '.join(changed)}. Rename the variant, "

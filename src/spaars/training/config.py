@@ -303,13 +303,19 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
     return override(TrainConfig(task=values["task"]), values)
 
 
-def missing(values: Mapping[str, Any], config: Any, path: str = "--") -> list[str]:
-    """Flags of `config` that `values`, the JSON it was read from, do not mention."""
+def missing(values: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    """Flags that matter to the method and that `values`, the JSON of `config`, do not mention."""
+    unread = {name for method in METHODS.values() for name in method.sections}
+    unread -= set(METHODS[config.method].sections)
+    return [flag for flag in _missing(values, config) if flag[2:].split(".")[0] not in unread]
+
+
+def _missing(values: Mapping[str, Any], config: Any, path: str = "--") -> list[str]:
     found = []
     for field in dataclasses.fields(config):
         flag, value = f"{path}{field.name}".replace("_", "-"), getattr(config, field.name)
         if field.name not in values:
             found.append(flag)
         elif dataclasses.is_dataclass(value):
-            found += missing(values[field.name], value, f"{flag}.")
+            found += _missing(values[field.name], value, f"{flag}.")
     return found

@@ -44,7 +44,8 @@ class DeploymentConfig:
     rollback: float | None = 0.2
     """A candidate worse than the deployed policy by more than this share of its return is given up
     if every exploration since the last trial was, too: the learner's policies go back to the
-    deployed ones, its critics stay; None: never."""
+    deployed ones, its critics stay; None: never. So one good episode after a trial gives the
+    learner the time until the next but one to mend what went wrong after it."""
     caution: float | None = 0.5
     """After an exploring episode that falls short of the deployed policy's return by more than this
     share, the deployed policy acts for one episode while the learner digests it; None: never."""
@@ -80,7 +81,8 @@ class Trials:
 class Verdict(NamedTuple):
     """What was found out about a policy: an event of the run, and why, in words.
 
-    measured: the offline policy; deployed: a candidate won; kept: it lost; rollback: by far.
+    measured: the offline policy; deployed: a candidate won; kept: it lost; rollback: by far, as
+    all exploration since the last trial did.
     """
 
     event: Literal["measured", "deployed", "kept", "rollback"]

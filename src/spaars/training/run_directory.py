@@ -57,7 +57,7 @@ def read_config(run_dir: Path, *, complete: bool = False) -> tuple[TrainConfig, 
             f"{run_dir} is not a run directory: it has no config.json. "
             "Make one with `spaars train TASK --out DIR`."
         ) from error
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (AttributeError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise RunError(f"{path} cannot be read: {type(error).__name__}: {error}.") from error
     if complete and (unknown := configs.missing(described["config"], config)):
         raise RunError(
