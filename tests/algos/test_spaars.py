@@ -27,7 +27,6 @@ LEARNER = LearnerConfig(
     regression_steps=10,
     cloning_steps=10,
     initial_temperature=0.2,
-    policy_every=1,
 )
 
 
@@ -165,18 +164,6 @@ def test_targets_bootstrap_after_as_many_steps_as_a_transition_spans(agent, stat
     single = agent.update(at(state, 5), batch, KEY)[1]
     np.testing.assert_allclose(thrice["critic_loss"], once["critic_loss"], rtol=1e-5)
     assert not np.isclose(single["critic_loss"], once["critic_loss"], rtol=1e-3)
-
-
-def test_policies_move_at_every_so_many_updates(state):
-    """Critics and their targets at each; temperature, latent and raw policy at every third."""
-    agent = tiny(policy_every=3)
-    for updates, due in ((8, False), (9, True), (10, False)):
-        before = at(state, updates)
-        after, metrics = jax.jit(agent.update)(before, random_batch(), KEY)
-        assert not same(after.critics.params, before.critics.params)
-        for name in ("latent", "raw", "log_temperature"):
-            assert same(getattr(after, name), getattr(before, name)) is not due
-        assert bool(jnp.isfinite(metrics["latent_loss"])) is due
 
 
 def test_the_online_step_size_falls(agent, state):

@@ -15,7 +15,7 @@ from spaars.data.replay import (
     as_batch,
     empty_ring,
     insert,
-    ring_rows,
+    recent_rows,
     sample_mixed,
     sample_offline,
     sample_online,
@@ -262,18 +262,16 @@ def test_transitions_of_several_steps_stay_in_their_episode_and_in_the_ring(epis
     for i in range(len(rows)):
         ring = insert(ring, jax.tree.map(lambda x: x[None], columns(rows[i : i + 1])))
     kept = range(max(0, len(rows) - capacity), len(rows))
-    where = jnp.array([i % capacity for i in kept])
-    batch = ring_rows(ring, jnp.int32(0), where, NStep(n, 0.9))
+    age = jnp.array([len(rows) - 1 - i for i in kept])
+    batch = recent_rows(ring, jnp.int32(0), age, NStep(n, 0.9))
     check_joined(batch, rows, kept, n, 0.9)
 
 
-@pytest.mark.parametrize("offline", [0.5, None])
-def test_only_own_rows_reach_further_than_a_step(offline):
+def test_only_recent_rows_reach_further_than_a_step():
     rows = walks([(4, True)])
     ring = insert(empty_ring(1, 8, 1, 1), jax.tree.map(lambda x: x[None], columns(rows)))
-    logged = columns(rows)._replace(actions=jnp.full((4, 1), 9.0))
-    mixture = Mixture(offline, n_step=NStep(3, 0.9))
-    batch = sample_mixed(logged, None, ring, jnp.int32(0), KEY, 2, 50, mixture)
-    is_logged = batch.actions[..., 0] == 9.0
-    assert set(np.unique(batch.steps[is_logged])) == {1.0}
-    assert set(np.unique(batch.steps[~is_logged])) == {1.0, 2.0, 3.0}
+    mixture = Mixture(0.5, 0.0, 0.5, recent_steps=8, n_step=NStep(3, 0.9))
+    batch = sample_mixed(columns(rows), None, ring, jnp.int32(0), KEY, 5, 40, mixture)
+    np.testing.assert_array_equal(batch.steps[:, :20], 1.0)  # logged
+    assert set(np.unique(batch.steps[:, 20:30])) == {1.0, 2.0, 3.0}  # recent
+    np.testing.assert_array_equal(batch.steps[:, 30:], 1.0)  # the rest of the ring

@@ -40,7 +40,6 @@ from spaars.training.config import (
         ({"online": {"chunk": 0}}, "--online.chunk"),
         ({"online": {"utd": 0}}, "--online.utd"),
         ({"online": {"n_steps": 0}}, "--online.n-steps"),
-        ({"learner": {"policy_every": 0}}, "--learner.policy-every"),
         ({"deployment": {"steadiness": 1.5}}, "--deployment.steadiness"),
         ({"online": {"offline_fraction": -0.1}}, "--online.offline-fraction"),
         ({"online": {"offline_fraction": 1.1}}, "--online.offline-fraction"),

@@ -44,8 +44,6 @@ class LearnerConfig:
     """Averaged policies, which are evaluated and deployed, move by this fraction per update."""
     batch_size: int = 128
     """Transitions per online update."""
-    policy_every: int = 2
-    """Critic updates per update of the policies (delayed updates as in TD3)."""
     latent_entropy_scale: float = 0.5
     """Target entropy of the latent policy = -scale * k (nats), or the offline policy's if lower."""
     initial_temperature: float = 0.01

@@ -319,11 +319,9 @@ class Spaars:
         )
         state = state._replace(critics=critics)
 
-        # 2.-4. Latent policy, its temperature, raw policy; not while the critic warms up, and only
-        #    at every `policy_every`th update.
-        due = state.updates % c.policy_every == 0
+        # 2.-4. Latent policy, its temperature, raw policy; not while the critic warms up.
         state, policy_metrics = jax.lax.cond(
-            due & (self.steps(state.updates) >= c.warmup_steps),
+            self.steps(state.updates) >= c.warmup_steps,
             lambda: self.update_policies(state, batch, policy_key),
             lambda: (state, self.no_policy_metrics()),
         )

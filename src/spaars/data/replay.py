@@ -31,13 +31,16 @@ class Batch(NamedTuple):
     steps: Float[Array, "*batch"] | None = None
     """None where all are single steps, as everything stored is."""
 
+    def with_steps(self) -> "Batch":
+        """The same with every transition's `steps` written out."""
+        return self if self.steps is not None else self._replace(steps=jnp.ones_like(self.rewards))
+
 
 class NStep(NamedTuple):
-    """How far sampled transitions reach."""
+    """How far recent transitions reach."""
 
     steps: int = 1
-    """At most; fewer where the episode or what is stored ends before. Rows of the dataset are
-    always single steps: what a worse policy did next says little about the present one."""
+    """At most; fewer where the episode or what is stored ends before."""
     discount: float = 1.0
     """Of the agent: rewards within a transition are summed with it."""
 
@@ -122,20 +125,6 @@ def span(
     return Batch(first.observations, first.actions, rewards, next_observations, terminated, steps)
 
 
-def ring_rows(
-    ring: Ring, seed_index: Int[Array, ""], rows: Int[Array, "*batch"], n: NStep = SINGLE
-) -> Batch:
-    """Transitions that begin at these rows of a seed's ring."""
-    age = (ring.inserted - 1 - rows) % ring.capacity
-
-    def at(j: int) -> Batch:
-        return jax.tree.map(lambda x: x[seed_index, (rows + j) % ring.capacity], ring.storage)
-
-    if n.steps == 1:
-        return at(0)
-    return span(at(0), [(at(j), age >= j) for j in range(1, n.steps)], n.discount)
-
-
 def sample_offline(offline: Batch, key: PRNGKeyArray, shape: tuple[int, ...]) -> Batch:
     """Uniform with replacement from the offline dataset; leaves get leading axes `shape`."""
     rows = jax.random.randint(key, shape, 0, offline.rewards.shape[0])
@@ -150,14 +139,11 @@ def start_rows(starts: np.ndarray, stops: np.ndarray, steps: int) -> np.ndarray:
 
 
 def sample_online(
-    ring: Ring,
-    seed_index: Int[Array, ""],
-    key: PRNGKeyArray,
-    shape: tuple[int, ...],
-    n: NStep = SINGLE,
+    ring: Ring, seed_index: Int[Array, ""], key: PRNGKeyArray, shape: tuple[int, ...]
 ) -> Batch:
     """Uniform with replacement from what seed `seed_index` has stored so far."""
-    return ring_rows(ring, seed_index, jax.random.randint(key, shape, 0, ring.size), n)
+    rows = jax.random.randint(key, shape, 0, ring.size)
+    return jax.tree.map(lambda x: x[seed_index, rows], ring.storage)
 
 
 def sample_recent(
@@ -170,7 +156,21 @@ def sample_recent(
 ) -> Batch:
     """Uniform with replacement from the newest `steps` transitions of seed `seed_index`."""
     age = jax.random.randint(key, shape, 0, jnp.minimum(ring.size, steps))
-    return ring_rows(ring, seed_index, (ring.inserted - 1 - age) % ring.capacity, n)
+    return recent_rows(ring, seed_index, age, n)
+
+
+def recent_rows(
+    ring: Ring, seed_index: Int[Array, ""], age: Int[Array, "*batch"], n: NStep = SINGLE
+) -> Batch:
+    """Transitions that begin `age` rows before the newest of a seed's ring."""
+
+    def at(j: int) -> Batch:
+        rows = (ring.inserted - 1 - age + j) % ring.capacity
+        return jax.tree.map(lambda x: x[seed_index, rows], ring.storage)
+
+    if n.steps == 1:
+        return at(0)
+    return span(at(0), [(at(j), age >= j) for j in range(1, n.steps)], n.discount)
 
 
 class Mixture(NamedTuple):
@@ -184,6 +184,7 @@ class Mixture(NamedTuple):
     """Of the others, the share from the newest `recent_steps` transitions."""
     recent_steps: int = 1
     n_step: NStep = SINGLE
+    """Of the recent rows. What older policies did next says less about the present one."""
 
     def counts(self, batch_size: int, logged: bool, starts: bool) -> tuple[int, int, int, int]:
         """Rows (starts, rest of the dataset, recent, rest of the ring); they sum to the batch."""
@@ -208,24 +209,24 @@ def sample_mixed(
     `starts` are rows of the dataset (`start_rows`). The shares are exact, up to rounding, in
     every batch.
     """
-    n = mixture.n_step
     if mixture.offline is None:
-        return _sample_union(offline, ring, seed_index, key, (updates, batch_size), n)
+        return _sample_union(offline, ring, seed_index, key, (updates, batch_size))
     counts = mixture.counts(batch_size, offline is not None, starts is not None)
+    shapes = [(updates, count) for count in counts]
     keys = jax.random.split(key, 4)
     parts = []
     if offline is not None and starts is not None and counts[0]:
-        drawn = starts[jax.random.randint(keys[0], (updates, counts[0]), 0, starts.shape[0])]
-        parts.append(jax.tree.map(lambda x: x[drawn], offline))
+        rows = starts[jax.random.randint(keys[0], shapes[0], 0, starts.shape[0])]
+        parts.append(jax.tree.map(lambda x: x[rows], offline))
     if offline is not None and counts[1]:
-        parts.append(sample_offline(offline, keys[1], (updates, counts[1])))
-    if n.steps > 1:
-        parts = [part._replace(steps=jnp.ones_like(part.rewards)) for part in parts]
+        parts.append(sample_offline(offline, keys[1], shapes[1]))
     if counts[2]:
-        shape = (updates, counts[2])
-        parts.append(sample_recent(ring, seed_index, keys[2], shape, mixture.recent_steps, n))
+        n, newest = mixture.n_step, mixture.recent_steps
+        parts.append(sample_recent(ring, seed_index, keys[2], shapes[2], newest, n))
     if counts[3]:
-        parts.append(sample_online(ring, seed_index, keys[3], (updates, counts[3]), n))
+        parts.append(sample_online(ring, seed_index, keys[3], shapes[3]))
+    if any(part.steps is not None for part in parts):
+        parts = [part.with_steps() for part in parts]
     return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
 
 
@@ -235,22 +236,19 @@ def _sample_union(
     seed_index: Int[Array, ""],
     key: PRNGKeyArray,
     shape: tuple[int, ...],
-    n: NStep,
 ) -> Batch:
     if offline is None:
-        return sample_online(ring, seed_index, key, shape, n)
+        return sample_online(ring, seed_index, key, shape)
     logged = offline.rewards.shape[0]
     rows = jax.random.randint(key, shape, 0, logged + ring.size)
-    from_offline = jax.tree.map(lambda x: x[jnp.minimum(rows, logged - 1)], offline)
-    if n.steps > 1:
-        from_offline = from_offline._replace(steps=jnp.ones_like(from_offline.rewards))
-    from_online = ring_rows(ring, seed_index, jnp.maximum(rows - logged, 0), n)
 
     def pick(offline: Array, online: Array) -> Array:
-        is_logged = (rows < logged).reshape(rows.shape + (1,) * (offline.ndim - rows.ndim))
-        return jnp.where(is_logged, offline, online)
+        from_offline = offline[jnp.minimum(rows, logged - 1)]
+        from_online = online[seed_index, jnp.maximum(rows - logged, 0)]
+        is_logged = (rows < logged).reshape(rows.shape + (1,) * (from_offline.ndim - rows.ndim))
+        return jnp.where(is_logged, from_offline, from_online)
 
-    return jax.tree.map(pick, from_offline, from_online)
+    return jax.tree.map(pick, offline, ring.storage)
 
 
 def as_batch(

@@ -36,7 +36,6 @@ def check(config: TrainConfig) -> None:
         "--online.recent-steps": c.online.recent_steps,
         "--online.utd": c.online.utd,
         "--online.n-steps": c.online.n_steps,
-        "--learner.policy-every": c.learner.policy_every,
         "--evaluation.every": c.evaluation.every,
         "--evaluation.episodes": c.evaluation.episodes,
         "--iql.batch-size": c.iql.batch_size,

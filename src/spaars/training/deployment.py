@@ -33,7 +33,7 @@ class DeploymentConfig:
     rule: DeploymentRule = "proven"
     """proven: the last one that beat its predecessor in trial episodes, at first the offline
     policy; latest: the newest, whatever it does."""
-    trial_episodes: int = 3
+    trial_episodes: int = 2
     """Training episodes by whose mean return a candidate must win; it loses as soon as its mean
     is behind."""
     steadiness: float | None = 0.1

@@ -41,8 +41,7 @@ class OnlineConfig:
     recent_steps: int = 1_000
     """Environment steps that count as recent."""
     n_steps: int = 3
-    """Rewards that the critic's target of an online transition sums up before it bootstraps (n-step
-    returns). With one the learner swings for 20,000 steps (docs/lab-notebook.md)."""
+    """Rewards that the critic's target of a recent transition sums up before it bootstraps."""
     random_steps: int = 0
     """First steps with uniformly random actions (for agents that start from nothing)."""
     learning_starts: int = 1_000
