@@ -12,6 +12,7 @@ from spaars.data.replay import (
     Mixture,
     Normaliser,
     NStep,
+    Replay,
     as_batch,
     empty_ring,
     insert,
@@ -105,7 +106,7 @@ def test_mixed_batches_have_the_exact_share_first(batch_size, fraction, n):
     ring = insert(empty_ring(2, 8, 2, 1), numbered([ONLINE] * 4, 2))
     offline = numbered([OFFLINE] * 5)
     batch = sample_mixed(
-        offline, None, ring, jnp.int32(1), KEY, updates, batch_size, Mixture(fraction, 0.4)
+        Replay(ring, offline), jnp.int32(1), KEY, updates, batch_size, Mixture(fraction, 0.4)
     )
     assert batch.actions.shape == (updates, batch_size, 1)
     np.testing.assert_array_equal(batch.rewards[:, :n], np.full((updates, n), OFFLINE))
@@ -116,7 +117,7 @@ def test_mixed_batches_have_the_exact_share_first(batch_size, fraction, n):
 
 def test_without_offline_data_all_rows_are_online():
     ring = insert(empty_ring(1, 8, 2, 1), numbered([5, 6], 1))
-    batch = sample_mixed(None, None, ring, jnp.int32(0), KEY, 2, 30, Mixture(0.5))
+    batch = sample_mixed(Replay(ring), jnp.int32(0), KEY, 2, 30, Mixture(0.5))
     assert batch.rewards.shape == (2, 30)
     assert set(batch.rewards.ravel().tolist()) == {5, 6}
 
@@ -126,7 +127,7 @@ def test_updates_see_different_batches_and_keys_decide():
     offline = numbered(100 + np.arange(64))
     first, again, other = (
         sample_mixed(
-            offline, None, ring, jnp.int32(0), jax.random.key(k), 2, 16, Mixture(0.5)
+            Replay(ring, offline), jnp.int32(0), jax.random.key(k), 2, 16, Mixture(0.5)
         ).rewards
         for k in (0, 0, 1)
     )
@@ -149,7 +150,7 @@ def test_union_is_uniform_over_dataset_and_ring():
     """30 logged and 10 online transitions: a quarter of the rows is online, each row whole."""
     ring = insert(empty_ring(1, 50, 2, 1), numbered(np.arange(10), seeds=1))
     logged = numbered(OFFLINE + np.arange(30))
-    batch = sample_mixed(logged, None, ring, jnp.int32(0), KEY, 40, 100, Mixture(None))
+    batch = sample_mixed(Replay(ring, logged), jnp.int32(0), KEY, 40, 100, Mixture(None))
     rows_agree(batch)
     assert batch.rewards.shape == (40, 100)
     numbers, counts = np.unique(batch.rewards, return_counts=True)
@@ -160,7 +161,7 @@ def test_union_is_uniform_over_dataset_and_ring():
 
 def test_union_without_a_dataset_is_the_ring():
     ring = insert(empty_ring(1, 50, 2, 1), numbered(np.arange(10), seeds=1))
-    batch = sample_mixed(None, None, ring, jnp.int32(0), KEY, 2, 100, Mixture(None))
+    batch = sample_mixed(Replay(ring), jnp.int32(0), KEY, 2, 100, Mixture(None))
     assert set(np.unique(batch.rewards)) == set(range(10))
 
 
@@ -177,7 +178,9 @@ def test_start_rows_golden():
 def test_starts_are_an_exact_share_of_the_offline_rows(fraction, share, starts, offline):
     ring = insert(empty_ring(1, 8, 2, 1), numbered([ONLINE] * 4, 1))
     logged, first = numbered([OFFLINE] * 10_000 + [7]), jnp.array([10_000])
-    batch = sample_mixed(logged, first, ring, jnp.int32(0), KEY, 3, 8, Mixture(fraction, share))
+    batch = sample_mixed(
+        Replay(ring, logged, first), jnp.int32(0), KEY, 3, 8, Mixture(fraction, share)
+    )
     np.testing.assert_array_equal(batch.rewards[:, :starts], np.full((3, starts), 7.0))
     others = batch.rewards[:, starts : starts + offline]
     np.testing.assert_array_equal(others, np.full((3, offline), OFFLINE))
@@ -200,7 +203,7 @@ def test_recent_rows_are_the_newest_also_when_the_ring_has_wrapped(inserted, new
 def test_recent_rows_are_an_exact_share_of_the_online_rows():
     ring = insert(empty_ring(1, 8, 2, 1), numbered([5, 5, 5, 9], 1))
     mixture = Mixture(0.5, recent=0.5, recent_steps=1)
-    batch = sample_mixed(numbered([OFFLINE]), None, ring, jnp.int32(0), KEY, 3, 8, mixture)
+    batch = sample_mixed(Replay(ring, numbered([OFFLINE])), jnp.int32(0), KEY, 3, 8, mixture)
     np.testing.assert_array_equal(batch.rewards[:, :6], [[OFFLINE] * 4 + [9.0] * 2] * 3)
 
 
@@ -271,7 +274,7 @@ def test_only_recent_rows_reach_further_than_a_step():
     rows = walks([(4, True)])
     ring = insert(empty_ring(1, 8, 1, 1), jax.tree.map(lambda x: x[None], columns(rows)))
     mixture = Mixture(0.5, 0.0, 0.5, recent_steps=8, n_step=NStep(3, 0.9))
-    batch = sample_mixed(columns(rows), None, ring, jnp.int32(0), KEY, 5, 40, mixture)
+    batch = sample_mixed(Replay(ring, columns(rows)), jnp.int32(0), KEY, 5, 40, mixture)
     np.testing.assert_array_equal(batch.steps[:, :20], 1.0)  # logged
     assert set(np.unique(batch.steps[:, 20:30])) == {1.0, 2.0, 3.0}  # recent
     np.testing.assert_array_equal(batch.steps[:, 30:], 1.0)  # the rest of the ring

@@ -10,7 +10,7 @@ from spaars import seeding
 from spaars.algos.config import LearnerConfig, OfflineConfig
 from spaars.algos.sac import SAC, SACConfig
 from spaars.algos.spaars import Spaars
-from spaars.data.replay import NStep, as_batch, empty_ring
+from spaars.data.replay import NStep, Replay, as_batch, empty_ring
 from spaars.priors import PriorConfig
 from spaars.training.envs import EnvPopulation
 from spaars.training.offline import OfflineLoop
@@ -56,12 +56,12 @@ def run_online(offline, seeds, mapping):
     envs = EnvPopulation(POINT.make_env, seeds)
     ring = empty_ring(len(seeds), 30, 4, 2)
     loop = OnlineLoop(
-        RANDOM, fresh(RANDOM, seeds), ring, offline, None, envs, ONLINE, mapping=mapping
+        RANDOM, fresh(RANDOM, seeds), Replay(ring, offline), envs, ONLINE, mapping=mapping
     )
     for _ in range(3):
         metrics, *_ = loop.run_chunk()
     assert metrics["critic_loss"].shape == (len(seeds),)
-    return loop.state, loop.ring
+    return loop.state, loop.replay.ring
 
 
 def row(state, i):

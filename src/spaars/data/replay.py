@@ -194,10 +194,18 @@ class Mixture(NamedTuple):
         return n_starts, n_offline - n_starts, n_recent, batch_size - n_offline - n_recent
 
 
+class Replay(NamedTuple):
+    """All that online batches are drawn from."""
+
+    ring: Ring
+    offline: Batch | None = None
+    """The dataset."""
+    starts: Int[Array, " m"] | None = None
+    """Its rows at the starts of episodes (`start_rows`)."""
+
+
 def sample_mixed(
-    offline: Batch | None,
-    starts: Int[Array, " m"] | None,
-    ring: Ring,
+    replay: Replay,
     seed_index: Int[Array, ""],
     key: PRNGKeyArray,
     updates: int,
@@ -206,9 +214,9 @@ def sample_mixed(
 ) -> Batch:
     """Leaves (updates, batch, ...), in the order: episodes' starts, dataset, recent, ring.
 
-    `starts` are rows of the dataset (`start_rows`). The shares are exact, up to rounding, in
-    every batch.
+    The shares are exact, up to rounding, in every batch.
     """
+    ring, offline, starts = replay
     if mixture.offline is None:
         return _sample_union(offline, ring, seed_index, key, (updates, batch_size))
     counts = mixture.counts(batch_size, offline is not None, starts is not None)

@@ -11,7 +11,7 @@ import numpy as np
 from spaars import seeding
 from spaars.algos.sac import SAC, SACConfig
 from spaars.data.behaviour import BehaviourPolicy, record_episode
-from spaars.data.replay import empty_ring
+from spaars.data.replay import Replay, empty_ring
 from spaars.errors import ConfigError
 from spaars.tasks import Task
 from spaars.training.envs import EnvPopulation
@@ -80,9 +80,7 @@ def make_behaviour(
     loop = OnlineLoop(
         agent,
         jax.tree.map(lambda x: x[None], state),
-        empty_ring(1, config.max_steps, observation_dim, action_dim),
-        None,
-        None,
+        Replay(empty_ring(1, config.max_steps, observation_dim, action_dim)),
         envs,
         online,
     )

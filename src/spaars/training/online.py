@@ -11,7 +11,7 @@ import numpy as np
 
 from spaars import seeding
 from spaars.algos.agent import Agent
-from spaars.data.replay import Batch, Mixture, NStep, Ring, insert, sample_mixed
+from spaars.data.replay import Batch, Mixture, NStep, Replay, insert, sample_mixed
 from spaars.training.deployment import Deployment, DeploymentConfig, Verdict, select
 from spaars.training.envs import EnvPopulation, Episode
 from spaars.training.population import Mapping, over_seeds, own_buffers
@@ -70,16 +70,14 @@ class OnlineLoop:
         self,
         agent: Agent,
         state: Any,
-        ring: Ring,
-        offline: Batch | None,
-        starts: jax.Array | None,
+        replay: Replay,
         envs: EnvPopulation,
         config: OnlineConfig,
         deployment: DeploymentConfig = NEWEST,
         logged_return: float | None = None,
         mapping: Mapping = "auto",
     ):
-        self.agent, self.ring, self.offline, self.starts = agent, ring, offline, starts
+        self.agent, self.replay = agent, replay
         self.state = own_buffers(state)
         acting = own_buffers(self.acting())
         self.deployment = Deployment(deployment, acting, envs.seeds, logged_return)
@@ -111,14 +109,12 @@ class OnlineLoop:
         """
         transitions, facts, episodes, verdicts = self._collect()
         self._roll_back({e.seed for e, verdict in verdicts if verdict.event == "rollback"})
-        self.ring = self._insert(self.ring, transitions)
+        self.replay = self.replay._replace(ring=self._insert(self.replay.ring, transitions))
         metrics = facts
         if self.envs.env_steps > self.config.learning_starts:
             self.state, update_metrics = self._update(
                 self.state,
-                self.ring,
-                self.offline,
-                self.starts,
+                self.replay,
                 self.update_keys,
                 np.int32(self.envs.env_steps),
             )
@@ -128,9 +124,7 @@ class OnlineLoop:
     def evidence(self) -> dict[str, Any]:
         """The agent's own measurements on a fresh batch, leaves (S,)."""
         step = np.int32(self.envs.env_steps)
-        return self._evidence(
-            self.state, self.ring, self.offline, self.starts, self.evidence_keys, step
-        )
+        return self._evidence(self.state, self.replay, self.evidence_keys, step)
 
     def _roll_back(self, seeds: set[int]) -> None:
         if seeds:
@@ -219,27 +213,18 @@ def _evidence(
     config: OnlineConfig,
     mapping: Mapping,
     state: Any,
-    ring: Ring,
-    offline: Batch | None,
-    starts: jax.Array | None,
+    replay: Replay,
     keys: Any,
     step: Any,
 ) -> Any:
     def one(state: Any, seed_index: Any, key: Any) -> Any:
         key = jax.random.fold_in(key, step)
         batch = sample_mixed(
-            offline,
-            starts,
-            ring,
-            seed_index,
-            key,
-            1,
-            agent.batch_size,
-            config.mixture(agent.discount),
+            replay, seed_index, key, 1, agent.batch_size, config.mixture(agent.discount)
         )
         return agent.evidence(state, jax.tree.map(lambda x: x[0], batch))
 
-    return over_seeds(one, mapping)(state, jnp.arange(ring.storage.rewards.shape[0]), keys)
+    return over_seeds(one, mapping)(state, jnp.arange(replay.ring.storage.rewards.shape[0]), keys)
 
 
 def _update_chunk(
@@ -247,9 +232,7 @@ def _update_chunk(
     config: OnlineConfig,
     mapping: Mapping,
     state: Any,
-    ring: Ring,
-    offline: Batch | None,
-    starts: jax.Array | None,
+    replay: Replay,
     keys: Any,
     step: Any,
 ) -> Any:
@@ -259,9 +242,7 @@ def _update_chunk(
         sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
         # The ring is read by index, not mapped: mapping would copy every seed's whole ring.
         batches = sample_mixed(
-            offline,
-            starts,
-            ring,
+            replay,
             seed_index,
             sample_key,
             updates,
@@ -277,7 +258,7 @@ def _update_chunk(
         )
         return state, {name: _mean(name, values) for name, values in metrics.items()}
 
-    seed_indices = jnp.arange(ring.storage.rewards.shape[0])
+    seed_indices = jnp.arange(replay.ring.storage.rewards.shape[0])
     return over_seeds(one, mapping)(state, seed_indices, keys)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from spaars import seeding
 from spaars.data import Dataset
-from spaars.data.replay import as_batch, empty_ring, start_rows
+from spaars.data.replay import Replay, as_batch, empty_ring, start_rows
 from spaars.errors import RunError
 from spaars.report import write_report
 from spaars.tasks import Task
@@ -166,9 +166,7 @@ class Trainer:
         loop = OnlineLoop(
             self.agent,
             self.state,
-            ring,
-            self.offline,
-            self.starts,
+            Replay(ring, self.offline, self.starts),
             envs,
             c.online,
             c.deployment,
@@ -356,7 +354,7 @@ class Trainer:
                 self.progress["trials"] = self.loop.deployment.state()
                 trees["deployed"] = self.loop.deployment.deployed
                 trees["candidate"] = self.loop.deployment.candidate
-            saved = collect(self.progress, trees, self.loop.ring, self.envs.state())
+            saved = collect(self.progress, trees, self.loop.replay.ring, self.envs.state())
         else:
             saved = collect(self.progress, {"state": self.state}, None, None)
         save_checkpoint(self.run_dir, saved)
