@@ -1,4 +1,4 @@
-"""The ablations' figures and table, from results/ablations and results/locomotion.
+"""The ablations' figures and table, from results/ablations.
 
     python benchmarks/ablations.py     # docs/figures/ablation-*.png, the table of docs/ablations.md
 
@@ -19,7 +19,6 @@ from spaars.report.records import Run, Series, handover_steps, select, series
 
 ROOT = Path(__file__).parents[1]
 TASK = "hopper-medium"
-WHOLE = ROOT / "results" / "locomotion" / TASK / "spaars"
 VARIANTS = ROOT / "results" / "ablations" / TASK
 STEPS = 20_000
 
@@ -28,7 +27,7 @@ FIGURES = {
     "gate": ("gate-never", "gate-always", "gate-step"),
     "pessimism": ("gate-unpessimistic",),
     "latent-dim": ("k1", "k2", "k6"),
-    "n-step": ("one-step",),
+    "n-step": ("three-steps",),
 }
 
 
@@ -94,23 +93,23 @@ def markdown(variants: dict[str, list[Seed]]) -> str:
     return "\n".join(lines)
 
 
-def read_all() -> dict[str, list[Seed]]:
-    """The whole method, on the seeds that some variant has, and every variant."""
-    variants = {path.name: read(path) for path in sorted(VARIANTS.iterdir())}
-    shared = {one.seed for found in variants.values() for one in found}
-    whole = [one for one in read(WHOLE) if one.seed in shared]
-    return {"spaars": whole} | {name: found for name, found in variants.items() if found}
+def read_all(variants: Path = VARIANTS) -> dict[str, list[Seed]]:
+    """Every variant, the whole method first, on the seeds that all of them have."""
+    found = {path.name: read(path) for path in sorted(variants.iterdir())}
+    found = {"spaars": found.pop("spaars", [])} | found
+    shared = set.intersection(*({one.seed for one in seeds} for seeds in found.values()))
+    if not shared:
+        raise SystemExit(f"{variants}: no seed that every variant and `spaars` have finished")
+    return {name: [s for s in seeds if s.seed in shared] for name, seeds in found.items()}
 
 
-def main() -> None:
-    seeds = read_all()
-    page = ROOT / "docs" / "ablations.md"
+def write(seeds: dict[str, list[Seed]], page: Path, figures: Path) -> None:
+    """The table between the page's marks, and a figure for each question that was run."""
     text = between_marks(page.read_text(), "ablations", markdown(seeds))
-    figures = ROOT / "docs" / "figures"
     figures.mkdir(exist_ok=True)
     for figure, variants in FIGURES.items():
         shown = {name: seeds[name] for name in ("spaars", *variants) if name in seeds}
-        if len(shown) > 1:
+        if any(name in seeds for name in variants):
             curves = {name: [one.newest for one in found] for name, found in shown.items()}
             png = to_png(learning_curves(curves, looks(list(shown))))
             (figures / f"ablation-{figure}.png").write_bytes(png)
@@ -118,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write(read_all(), ROOT / "docs" / "ablations.md", ROOT / "docs" / "figures")

@@ -11,6 +11,7 @@ from spaars.report import load_run
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import ablations  # noqa: E402
 import results  # noqa: E402
 
 RESULTS = ROOT / "results"
@@ -89,6 +90,35 @@ def test_every_variant_has_a_row_that_says_what_its_runs_do(variant: Path) -> No
         mean("offline_score"),
         mean("falls_per_1k"),
     )
+
+
+def test_ablations_compare_the_same_seeds(tmp_path: Path) -> None:
+    """On committed runs: latent-only is the gate that never opens, of which seed 1 is there."""
+    quick = RESULTS / "locomotion-quick" / "hopper-medium"
+    variants = tmp_path / "variants"
+    variants.mkdir()
+    (variants / "gate-never").symlink_to(quick / "latent-only")
+    (variants / "spaars").symlink_to(quick / "spaars")
+    seeds = ablations.read_all(variants)
+    assert {name: [one.seed for one in found] for name, found in seeds.items()} == {
+        "spaars": [1],
+        "gate-never": [1],
+    }
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- table ablations -->\nold\n<!-- end of table ablations -->\nb\n")
+    ablations.write(seeds, page, tmp_path / "figures")
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["ablation-gate.png"]
+    text = page.read_text()
+    assert text.startswith("a\n<!-- table")
+    assert text.endswith("-->\nb\n")
+    assert "old" not in text
+    for name, row in zip(seeds, rows(page, "(?:spaars|gate-never) "), strict=True):
+        directory = {"spaars": "spaars", "gate-never": "latent-only"}[name]
+        summary = json.loads((quick / directory / "s1" / "summary.json").read_text())["seeds"][0]
+        assert row[:3] == [name, "1", f"{summary['final_score']:.1f}"]
+        assert row[3] == f"{summary['newest_score']:.1f}"
+        assert row[7] == f"{summary['falls_per_1k']:.2f}"
+        assert (row[6] == "0.00") == (name == "gate-never")
 
 
 def test_collect_keeps_what_is_small_and_no_path(tmp_path: Path) -> None:

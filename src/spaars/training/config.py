@@ -90,7 +90,7 @@ def _spaars(c: TrainConfig) -> Agent:
 # agent alone. The peers' settings are the published ones (design section 4) where they can run
 # on two cores; a comment says where not.
 _LATEST = {"rule": "latest"}
-_PLAIN_REPLAY = {"start_fraction": 0.0, "recent_fraction": 0.0, "n_steps": 1}
+_PLAIN_REPLAY = {"start_fraction": 0.0, "recent_fraction": 0.0}
 
 METHODS: dict[str, Method] = {
     "spaars": Method(build=_spaars, sections=("prior", "offline", "learner", "gate")),

@@ -75,7 +75,6 @@ def make_behaviour(
         learning_starts=5_000,
         offline_fraction=0.0,
         recent_fraction=0.0,
-        n_steps=1,
     )
     loop = OnlineLoop(
         agent,

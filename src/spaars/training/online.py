@@ -40,8 +40,9 @@ class OnlineConfig:
     went wrong is corrected before it is repeated many times."""
     recent_steps: int = 1_000
     """Environment steps that count as recent."""
-    n_steps: int = 3
-    """Rewards that the critic's target of a recent transition sums up before it bootstraps."""
+    n_steps: int = 1
+    """Rewards that the critic's target of a recent transition sums up before it bootstraps. On
+    hopper three delayed the climb and did not steady what followed (docs/lab-notebook.md)."""
     random_steps: int = 0
     """First steps with uniformly random actions (for agents that start from nothing)."""
     learning_starts: int = 1_000
