@@ -30,6 +30,13 @@ FIGURES = {
     "n-step": ("three-steps",),
 }
 
+PAGE = """# What the parts are worth
+
+<!-- table ablations -->
+<!-- end of table ablations -->
+"""
+"""Of docs/ablations.md, until somebody says there what the figures show."""
+
 
 class Seed(NamedTuple):
     """What the table says of a seed."""
@@ -74,7 +81,7 @@ def until(curve: Series, last: int = STEPS) -> Series:
 def markdown(variants: dict[str, list[Seed]]) -> str:
     lines = [
         "| variant | seeds | deployed at 20k | newest at 20k | newest, mean of 10k to 20k | "
-        "reconstruction error | raw share once open | falls per 1,000 steps |",
+        "reconstruction error | raw share after the hand-over | falls per 1,000 steps |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, seeds in variants.items():
@@ -95,6 +102,11 @@ def markdown(variants: dict[str, list[Seed]]) -> str:
 
 def read_all(variants: Path = VARIANTS) -> dict[str, list[Seed]]:
     """Every variant, the whole method first, on the seeds that all of them have."""
+    if not variants.is_dir():
+        raise SystemExit(
+            f"{variants} is not there: run `spaars bench benchmarks/ablations.toml`, then "
+            "`python benchmarks/results.py collect runs/ablations`"
+        )
     found = {path.name: read(path) for path in sorted(variants.iterdir())}
     found = {"spaars": found.pop("spaars", [])} | found
     shared = set.intersection(*({one.seed for one in seeds} for seeds in found.values()))
@@ -105,7 +117,7 @@ def read_all(variants: Path = VARIANTS) -> dict[str, list[Seed]]:
 
 def write(seeds: dict[str, list[Seed]], page: Path, figures: Path) -> None:
     """The table between the page's marks, and a figure for each question that was run."""
-    text = between_marks(page.read_text(), "ablations", markdown(seeds))
+    text = between_marks(page.read_text() if page.exists() else PAGE, "ablations", markdown(seeds))
     figures.mkdir(exist_ok=True)
     for figure, variants in FIGURES.items():
         shown = {name: seeds[name] for name in ("spaars", *variants) if name in seeds}

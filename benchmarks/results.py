@@ -98,10 +98,8 @@ def markdown(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         n, reached = len(row["seeds"]), row["threshold_reached_by"]
-        interval = (
-            f" [{row['ci_low']:.1f}, {row['ci_high']:.1f}]" if row["ci_low"] is not None else ""
-        )
-        steps = row["steps_to_threshold"]
+        low, high, steps = row["ci_low"], row["ci_high"], row["steps_to_threshold"]
+        interval = "" if low is None else f" [{low:.1f}, {high:.1f}]"
         cells = [
             row["task"],
             row["method"],
