@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 # Never renumber: the numbers are part of every published result.
-TRAIN_EPISODE, EVAL_EPISODE, BEHAVIOUR_EPISODE = 1, 2, 3
+TRAIN_EPISODE, EVAL_EPISODE, BEHAVIOUR_EPISODE, DEMONSTRATION = 1, 2, 3, 4
 INIT, OFFLINE, ACT, UPDATE, EVIDENCE, EVALUATION = 11, 12, 13, 14, 15, 16
 
 

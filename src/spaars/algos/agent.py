@@ -20,6 +20,8 @@ class Phase(NamedTuple):
     updates: int
     batch_size: int
     update: Callable[[Any, Batch, PRNGKeyArray], tuple[Any, Metrics]]
+    window: int | None = None
+    """Batches are windows of so many rows, leaves (batch, window, ...), instead of rows."""
 
 
 @runtime_checkable
@@ -73,6 +75,36 @@ class Agent(Protocol):
 
     def roll_back(self, state: Any, acting: Any) -> Any:
         """The state with the policies that `acting` was read from; critics stay as they are."""
+
+
+@runtime_checkable
+class SkillAgent(Agent, Protocol):
+    """An agent that chooses a skill and follows it for H steps.
+
+    It learns from windows of H rows (data/replay.py): its updates take leaves (batch, H, ...).
+    """
+
+    @property
+    def skill_length(self) -> int:
+        """Environment steps H that a skill lasts."""
+
+    @property
+    def skill_dim(self) -> int:
+        """Dimensions k of a skill."""
+
+    def label(self, state: Any, windows: Batch) -> Float[Array, "n k"]:
+        """Skills that windows of the dataset, leaves (n, H, ...), are taken for."""
+
+    def choose(
+        self, acting: Any, observations: Float[Array, "n obs"], key: PRNGKeyArray | None
+    ) -> tuple[Any, Float[Array, "n k"]]:
+        """At the first of every H steps: `acting` with new skills for these, and the skills.
+
+        Without a key, as evaluation chooses.
+        """
+
+    def observe(self, state: Any, windows: Batch) -> tuple[Any, Batch]:
+        """Look at what was just acted, windows (n, H, ...) in order, before it is stored."""
 
 
 class SingleActor:

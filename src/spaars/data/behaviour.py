@@ -5,12 +5,10 @@ provenance in the header. Rolling it out needs only numpy and the env. Every epi
 reset seed and noise stream, so the data do not depend on how many workers record them.
 """
 
+import itertools
 import json
-import signal
 from collections.abc import Generator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from spaars.data.processes import map_in_processes
 from spaars.errors import DataError
 from spaars.nn import TanhGaussianPolicy
 from spaars.seeding import BEHAVIOUR_EPISODE, episode_seed
@@ -135,36 +134,8 @@ def record(
     policy: BehaviourPolicy, task: Task, seed: int, workers: int
 ) -> Generator[RecordedEpisode, None, None]:
     """Episodes 0, 1, 2, ... without end, in order; close the iterator when you have enough."""
-    if workers <= 1:
-        first = 0
-        while True:
-            yield from _record_block(policy, task, seed, first)
-            first += EPISODES_PER_BLOCK
-    # Spawned, not forked: JAX's threads do not survive a fork.
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=get_context("spawn"),
-        # Ctrl-C reaches the workers too; the parent alone decides, and shuts them down.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-    try:
-        submitted = [
-            pool.submit(_record_block, policy, task, seed, i * EPISODES_PER_BLOCK)
-            for i in range(workers + 1)
-        ]
-        next_block = len(submitted)
-        while True:
-            episodes = submitted.pop(0).result()
-            submitted.append(
-                pool.submit(_record_block, policy, task, seed, next_block * EPISODES_PER_BLOCK)
-            )
-            next_block += 1
+    firsts = itertools.count(0, EPISODES_PER_BLOCK)
+    jobs = ((policy, task, seed, first) for first in firsts)
+    with closing(map_in_processes(_record_block, jobs, workers)) as blocks:
+        for episodes in blocks:
             yield from episodes
-    except BrokenProcessPool as error:
-        raise DataError(
-            "the recording processes died. In a script, call spaars under "
-            '`if __name__ == "__main__":`; on the command line, free some memory.'
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

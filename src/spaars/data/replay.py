@@ -2,6 +2,15 @@
 
 offline  Batch, leaves (N, ...)       uploaded once, read by every seed
 ring     Batch, leaves (S, C, ...)    seed s writes and reads row s only
+
+Agents that act by skills of H steps learn from *windows* of H rows that follow each other in one
+episode. In the dataset a window may begin at any row (H = 4):
+
+    row        0   1   2   3   4   5   6   7   8
+    episode    '-------0-------''-------1------'
+    begins     x   x               x   x             (`window_rows`)
+
+In the ring the windows lie end to end, a skill each: row i H begins one.
 """
 
 from collections.abc import Sequence
@@ -30,6 +39,8 @@ class Batch(NamedTuple):
     terminated: Float[Array, "*batch"]
     steps: Float[Array, "*batch"] | None = None
     """None where all are single steps, as everything stored is."""
+    latents: Float[Array, "*batch k"] | None = None
+    """Skill u in (-1, 1)^k that the action belongs to; None for agents without skills."""
 
     def with_steps(self) -> "Batch":
         """The same with every transition's `steps` written out."""
@@ -83,7 +94,9 @@ class Ring(NamedTuple):
         return {name: x for name, x in self.storage._asdict().items() if x is not None}
 
 
-def empty_ring(seeds: int, capacity: int, observation_dim: int, action_dim: int) -> Ring:
+def empty_ring(
+    seeds: int, capacity: int, observation_dim: int, action_dim: int, latent_dim: int = 0
+) -> Ring:
     """A ring of zeros; `capacity` transitions for each of `seeds` seeds."""
     obs = (seeds, capacity, observation_dim)
     storage = Batch(
@@ -92,6 +105,7 @@ def empty_ring(seeds: int, capacity: int, observation_dim: int, action_dim: int)
         rewards=jnp.zeros((seeds, capacity), jnp.float32),
         next_observations=jnp.zeros(obs, jnp.float32),
         terminated=jnp.zeros((seeds, capacity), jnp.float32),
+        latents=jnp.zeros((seeds, capacity, latent_dim), jnp.float32) if latent_dim else None,
     )
     return Ring(storage, jnp.zeros((), jnp.int32))
 
@@ -136,6 +150,16 @@ def start_rows(starts: np.ndarray, stops: np.ndarray, steps: int) -> np.ndarray:
     lengths = np.minimum(stops - starts, steps)
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return np.repeat(starts, lengths) + within
+
+
+def window_rows(starts: np.ndarray, stops: np.ndarray, length: int) -> np.ndarray:
+    """Rows at which `length` rows of one episode begin; episode i is [starts_i, stops_i)."""
+    return start_rows(starts, np.maximum(stops - length + 1, starts), np.iinfo(np.int64).max)
+
+
+def window(offline: Batch, rows: Int[Array, "*shape"], length: int) -> Batch:
+    """The `length` rows from each of `rows` on; leaves (*shape, length, ...)."""
+    return jax.tree.map(lambda x: x[rows[..., None] + jnp.arange(length)], offline)
 
 
 def sample_online(
@@ -202,6 +226,43 @@ class Replay(NamedTuple):
     """The dataset."""
     starts: Int[Array, " m"] | None = None
     """Its rows at the starts of episodes (`start_rows`)."""
+    windows: Int[Array, " w"] | None = None
+    """Its rows at which windows begin (`window_rows`), for agents with skills."""
+    labels: Float[Array, "seeds w k"] | None = None
+    """Skills that each seed's prior takes those windows for."""
+
+
+def sample_windows(
+    replay: Replay,
+    seed_index: Int[Array, ""],
+    key: PRNGKeyArray,
+    updates: int,
+    batch_size: int,
+    offline_fraction: float,
+    length: int,
+) -> Batch:
+    """Windows of `length` rows, leaves (updates, batch, length, ...): dataset first, then ring.
+
+    What is stored in the ring must be a whole number of windows.
+    """
+    ring = replay.ring
+    logged = round(batch_size * offline_fraction)
+    offline_key, online_key = jax.random.split(key)
+    parts = []
+    if logged:
+        assert replay.offline is not None
+        assert replay.windows is not None
+        assert replay.labels is not None
+        numbers = jax.random.randint(offline_key, (updates, logged), 0, replay.windows.shape[0])
+        u = replay.labels[seed_index, numbers][..., None, :]
+        u = jnp.broadcast_to(u, (*u.shape[:2], length, u.shape[-1]))
+        parts.append(window(replay.offline, replay.windows[numbers], length)._replace(latents=u))
+    if logged < batch_size:
+        shape = (updates, batch_size - logged)
+        rows = length * jax.random.randint(online_key, shape, 0, ring.size // length)
+        rows = rows[..., None] + jnp.arange(length)
+        parts.append(jax.tree.map(lambda x: x[seed_index, rows], ring.storage))
+    return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
 
 
 def sample_mixed(
@@ -216,7 +277,7 @@ def sample_mixed(
 
     The shares are exact, up to rounding, in every batch.
     """
-    ring, offline, starts = replay
+    ring, offline, starts = replay.ring, replay.offline, replay.starts
     if mixture.offline is None:
         return _sample_union(offline, ring, seed_index, key, (updates, batch_size))
     counts = mixture.counts(batch_size, offline is not None, starts is not None)

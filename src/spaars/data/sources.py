@@ -10,7 +10,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,19 @@ def load_dataset(
 
     `transitions`, `seed`, `workers` and `progress` concern the embedded dataset only.
     """
+    if path is not None and task is not None and task.subtasks:
+        from spaars.data.kitchen import load_kitchen
+
+        return load_kitchen(Path(path), task.subtasks)
     if path is not None:
         return load_file(path)
     if task is None:
         raise ConfigError("no data: give a task with an embedded dataset or the path of a file.")
+    if task.subtasks:
+        raise DataError(
+            f"{task.name} embeds no data: give a file of demonstrations, --dataset PATH (a D4RL "
+            "HDF5, or replays made with `spaars data convert kitchen-demos`)."
+        )
     return recorded_dataset(task, transitions, seed, workers, progress)
 
 
@@ -183,22 +192,44 @@ def _load_npz(path: Path) -> Dataset:
 
     `terminals` and `timeouts` are accepted for the flags.
     """
-    arrays, keys = {}, {}
+    members, keys = npz_members(path), {}
+    for field, names in NPZ_NAMES.items():
+        keys[field] = next((name for name in names if name in members), "")
+        if not keys[field]:
+            raise _missing(path, names[0], members)
+    found = read_npz(path, keys.values())
+    arrays = {field: found[key] for field, key in keys.items()}
+    return Dataset.build(**arrays, label=f"{path.name} (npz file)", where=str(path), keys=keys)
+
+
+def npz_members(path: Path) -> set[str]:
+    """Names of the arrays in an npz file. Raises DataError if it is none."""
+    with _npz_errors(path), zipfile.ZipFile(path) as file:
+        return {name.removesuffix(".npy") for name in file.namelist()}
+
+
+def read_npz(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """These arrays of an npz file, numbers only, their sizes checked first."""
+    arrays = {}
+    with _npz_errors(path), zipfile.ZipFile(path) as file:
+        members = {name.removesuffix(".npy"): name for name in file.namelist()}
+        sizes = {}
+        for key in names:
+            if key not in members:
+                raise _missing(path, key, members)
+            with file.open(members[key]) as member:
+                sizes[key] = _npy_size(path, key, member)
+        _check_size(path, sizes)
+        for key in sizes:
+            with file.open(members[key]) as member:
+                arrays[key] = np.lib.format.read_array(member, allow_pickle=False)
+    return arrays
+
+
+@contextlib.contextmanager
+def _npz_errors(path: Path) -> Iterator[None]:
     try:
-        with zipfile.ZipFile(path) as file:
-            members = {name.removesuffix(".npy"): name for name in file.namelist()}
-            for field, names in NPZ_NAMES.items():
-                keys[field] = next((name for name in names if name in members), "")
-                if not keys[field]:
-                    raise _missing(path, names[0], members)
-            sizes = {}
-            for key in keys.values():
-                with file.open(members[key]) as member:
-                    sizes[key] = _npy_size(path, key, member)
-            _check_size(path, sizes)
-            for field, key in keys.items():
-                with file.open(members[key]) as member:
-                    arrays[field] = np.lib.format.read_array(member, allow_pickle=False)
+        yield
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -214,7 +245,6 @@ def _load_npz(path: Path) -> Dataset:
             f"{path}: not a whole npz file ({_one_line(error)}). "
             "Write it again with numpy.savez; `unzip -t` tests it."
         ) from error
-    return Dataset.build(**arrays, label=f"{path.name} (npz file)", where=str(path), keys=keys)
 
 
 def _npy_size(path: Path, key: str, member: Any) -> int:

@@ -2,12 +2,16 @@
 
 import dataclasses
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 from spaars.errors import ConfigError, unknown_name
+from spaars.tasks import kitchen
+from spaars.tasks.packages import import_package
 
 BEHAVIOURS = Path(__file__).parent / "behaviours"
 
@@ -34,14 +38,35 @@ class Task:
     """Return of an expert (D4RL's constant)."""
     behaviour: BehaviourTarget | None = None
     """What the embedded behaviour policy was stopped at; None if the task ships none."""
+    env_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Of `gymnasium.make`."""
+    training_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """On top of these where an agent trains, if its env is another variant than evaluation's. An
+    episode's return is then what `info["score_return"]` says at its end, in evaluation's units."""
+    wrap: Callable[[gymnasium.Env], gymnasium.Env] | None = None
+    """Brings observations into the form of the task's data."""
+    subtasks: tuple[str, ...] = ()
+    """Of a kitchen task: what its rewards count, in the env and in its data (data/kitchen.py)."""
+    package: str | None = None
+    """What registers the env, if not gymnasium itself: a module and, after a colon, our extra."""
+    settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """Changes of a method's configuration on this task, by the method's name; "" for all."""
 
-    def make_env(self) -> gymnasium.Env:
-        """A fresh env with its time limit; its actions are bounded by [-1, 1]."""
+    def make_env(self, *, training: bool = False, **kwargs: Any) -> gymnasium.Env:
+        """A fresh env with its time limit, for evaluation or for training.
+
+        Its actions are bounded by [-1, 1]. `kwargs` go to `gymnasium.make`, such as `render_mode`.
+        """
+        if self.package:
+            import_package(self.package, self.name)
+        variant = {**self.env_kwargs, **(self.training_kwargs if training else {}), **kwargs}
         with warnings.catch_warnings():
             # "v4 is out of date": D4RL's v2 data were made with exactly these dynamics.
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*out of date.*")
-            env = gymnasium.make(self.env_id)
+            env = gymnasium.make(self.env_id, **variant)
+        if self.wrap:
+            env = self.wrap(env)
         check_spaces(env, self.env_id)
         return env
 
@@ -93,6 +118,25 @@ _TASKS = {
             reference_min=1.629008,
             reference_max=4592.3,
             behaviour=BehaviourTarget(score_mean=(58.0, 66.0), score_std=(12.0, 33.0)),
+        ),
+        *(
+            Task(
+                name=name,
+                env_id=kitchen.ENV_ID,
+                reference_min=0.0,
+                reference_max=float(len(subtasks)),
+                env_kwargs=kitchen.env_kwargs(subtasks),
+                training_kwargs=kitchen.TRAINING_KWARGS,
+                wrap=kitchen.KitchenObservations,
+                subtasks=subtasks,
+                package=kitchen.PACKAGE,
+                settings=kitchen.SETTINGS,
+            )
+            for name, subtasks in (
+                ("kitchen-mixed", kitchen.MIXED),
+                ("kitchen-partial", kitchen.PARTIAL),
+                ("kitchen-complete", kitchen.COMPLETE),
+            )
         ),
     )
 }

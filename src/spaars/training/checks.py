@@ -5,6 +5,7 @@ import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from spaars.errors import ConfigError, unknown_name
+from spaars.tasks import get_task
 from spaars.training.config import METHODS, TrainConfig, preset_config
 
 
@@ -45,6 +46,11 @@ def check(config: TrainConfig) -> None:
         "--sac.actor-every": c.sac.actor_every,
         "--sac.target-subset": c.sac.target_subset if c.sac.target_subset is not None else 1,
         "--bc.batch-size": c.bc.batch_size,
+        "--opal.skill-length": c.opal.skill_length,
+        "--opal.latent-dim": c.opal.latent_dim,
+        "--opal.recurrent": c.opal.recurrent,
+        "--opal.batch-size": c.opal.batch_size,
+        "--supe.novelty-features": c.supe.novelty_features,
     }
     for flag, value in positive.items():
         if value < 1:
@@ -60,6 +66,7 @@ def check(config: TrainConfig) -> None:
                 f"{flag} must be a multiple of --online.chunk ({c.online.chunk}), got {value}: "
                 "the run only looks up between two chunks."
             )
+    _check_skills(c)
     if c.deployment.rule == "proven" and c.online.random_steps:
         raise ConfigError(
             "--deployment.rule proven needs a policy from the first step on, but "
@@ -144,6 +151,9 @@ def check(config: TrainConfig) -> None:
         "--sac.learning-rate": c.sac.learning_rate,
         "--sac.initial-temperature": c.sac.initial_temperature,
         "--bc.learning-rate": c.bc.learning_rate,
+        "--opal.learning-rate": c.opal.learning_rate,
+        "--supe.learning-rate": c.supe.learning_rate,
+        "--supe.novelty-learning-rate": c.supe.novelty_learning_rate,
     }.items():
         if not size > 0.0:
             raise ConfigError(f"{flag} must be positive, got {size}.")
@@ -157,6 +167,38 @@ def check(config: TrainConfig) -> None:
         raise ConfigError(
             f"--online.replay-capacity ({capacity}) must hold at least one --online.chunk "
             f"({c.online.chunk})."
+        )
+
+
+def _check_skills(c: TrainConfig) -> None:
+    """Whole skills everywhere: they begin at fixed steps of the run."""
+    if "opal" not in METHODS[c.method].sections:
+        return
+    length, task = c.opal.skill_length, get_task(c.task)
+    if length < 2:
+        raise ConfigError(f"--opal.skill-length must be at least 2, got {length}.")
+    for flag, steps in {
+        "--online.chunk": c.online.chunk,
+        "--online.replay-capacity": c.online.replay_capacity or length,
+    }.items():
+        if steps % length:
+            raise ConfigError(
+                f"{flag} ({steps}) must be a multiple of --opal.skill-length ({length})."
+            )
+    env = task.make_env(training=True)
+    limit = env.spec.max_episode_steps if env.spec is not None else None
+    env.close()
+    if limit is None or limit % length:
+        whole = [str(n) for n in range(2, 11) if limit and limit % n == 0]
+        raise ConfigError(
+            f"--opal.skill-length ({length}) does not divide the {limit} steps of an episode of "
+            f"{c.task}: the last skill would be cut short. "
+            + (f"Choose {' or '.join(whole)}." if whole else "Give the env a time limit.")
+        )
+    if c.online.offline_fraction is None:
+        raise ConfigError(
+            f"--method {c.method} takes a fixed share of every batch from the dataset: give "
+            "--online.offline-fraction a number."
         )
 
 

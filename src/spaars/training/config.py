@@ -14,9 +14,12 @@ from spaars.algos.gate import GateConfig
 from spaars.algos.iql import IQL, IQLConfig
 from spaars.algos.sac import SAC, SACConfig
 from spaars.algos.spaars import Spaars
+from spaars.algos.supe import Supe, SupeConfig
 from spaars.data import Dataset
 from spaars.errors import unknown_name
 from spaars.priors.cvae import PriorConfig
+from spaars.priors.opal import OpalConfig
+from spaars.tasks import get_task
 from spaars.training.deployment import DeploymentConfig
 from spaars.training.online import OnlineConfig
 
@@ -40,7 +43,7 @@ class TrainConfig:
     task: tyro.conf.Suppress[str]
     """Task name, such as hopper-medium; on the command line the first word, not a flag."""
     method: str = "spaars"
-    """spaars, latent-only (its gate never opens), or a peer: iql, rlpd, sac, bc."""
+    """spaars, latent-only (its gate never opens), or a peer: iql, rlpd, sac, bc, supe."""
     preset: Preset = "quick"
     """Starting point of all other values: smoke (a minute, touches every phase), quick (minutes),
     full (hours)."""
@@ -64,6 +67,8 @@ class TrainConfig:
     iql: IQLConfig = IQLConfig()
     sac: SACConfig = SACConfig()
     bc: BCConfig = BCConfig()
+    opal: OpalConfig = OpalConfig()
+    supe: SupeConfig = SupeConfig()
 
     def agent(self) -> Agent:
         """The agent that this configuration describes."""
@@ -84,6 +89,11 @@ class Method:
 
 def _spaars(c: TrainConfig) -> Agent:
     return Spaars(c.prior, c.offline, c.learner, c.gate, c.online.utd)
+
+
+def _supe(c: TrainConfig) -> Agent:
+    logged = round(c.sac.batch_size * (c.online.offline_fraction or 0.0))
+    return Supe(c.opal, c.supe, c.sac, c.online.utd, logged)
 
 
 # The harness (data, replay, envs, evaluation) is shared, so that a comparison differs in the
@@ -166,6 +176,48 @@ METHODS: dict[str, Method] = {
             }
         },
     ),
+    "supe": Method(
+        build=_supe,
+        sections=("opal", "supe", "sac"),
+        settings={
+            "online": {
+                "chunk": 40,  # whole skills, and whole chunks in the kitchen's 280 steps
+                "utd": 20,
+                **_PLAIN_REPLAY,
+                "learning_starts": 5_000,
+            },
+            "sac": {
+                "hidden": (256, 256, 256),
+                "critics": 10,
+                "layer_norm": True,
+                "target_subset": 2,
+                "actor_aggregate": "mean",
+                "actor_every": 20,
+                "target_entropy_scale": 0.5,
+                "entropy_backup": False,
+            },
+            "deployment": _LATEST,
+        },
+        presets={
+            "smoke": {
+                "opal": {"updates": 250, "hidden": (64, 64), "recurrent": 32, "batch_size": 64},
+                "supe": {"hidden": (64, 64), "novelty_features": 32, "bonus_from": 400},
+                "sac": {"hidden": (64, 64), "critics": 3, "actor_every": 1, "batch_size": 64},
+                "online": {"steps": 1_600, "utd": 1, "learning_starts": 400},
+                "log_every": 200,
+                "checkpoint_every": 400,
+                "evaluation": {"every": 400},
+            },
+            # Published: 1,000,000 updates of the prior, 300,000 steps, 20 updates per step of ten
+            # critics. One update per step of five, the actor at every fourth, fits two cores.
+            "quick": {
+                "opal": {"updates": 20_000},
+                "sac": {"critics": 5, "actor_every": 4, "batch_size": 128},
+                "online": {"steps": 100_000, "utd": 1},
+                "evaluation": {"every": 10_000},
+            },
+        },
+    ),
     "bc": Method(
         build=lambda c: BC(c.bc),
         sections=("bc",),
@@ -230,7 +282,9 @@ def preset_config(
         raise unknown_name("preset", preset, PRESETS)
     config = TrainConfig(task=task, method=method, preset=preset)  # type: ignore[arg-type]
     own = METHODS[method]
-    for layer in (PRESETS[preset], own.settings, own.presets.get(preset, {}), changes):
+    of_task = get_task(task).settings
+    layers = (PRESETS[preset], own.settings, own.presets.get(preset, {}), of_task.get("", {}))
+    for layer in (*layers, of_task.get(method, {}), changes):
         config = override(config, layer)
     return config
 

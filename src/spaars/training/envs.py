@@ -12,7 +12,11 @@ MakeEnv = Callable[[], gymnasium.Env]
 
 
 class Episode(NamedTuple):
-    """A finished training episode of one seed; `env_step` is the seed's step count at its end."""
+    """A finished training episode of one seed; `env_step` is the seed's step count at its end.
+
+    `episode_return` is in evaluation's units: the sum of the rewards, or what the env says
+    (`Task.training_kwargs`).
+    """
 
     seed: int
     env_step: int
@@ -64,7 +68,7 @@ class EnvPopulation:
         self.env_steps += 1
         for i, env in enumerate(self.envs):
             action = np.array(actions[i], np.float32)
-            observation, reward, terminated[i], truncated[i], _ = env.step(action)
+            observation, reward, terminated[i], truncated[i], info = env.step(action)
             next_observations[i] = observation
             rewards[i] = reward
             self.actions[i].append(action)
@@ -74,7 +78,7 @@ class EnvPopulation:
                     Episode(
                         self.seeds[i],
                         self.env_steps,
-                        self.returns[i],
+                        float(info.get("score_return", self.returns[i])),
                         len(self.actions[i]),
                         bool(terminated[i]),
                     )

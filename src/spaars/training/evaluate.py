@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spaars import seeding
-from spaars.algos.agent import Agent
+from spaars.algos.agent import Agent, SkillAgent
 from spaars.training.envs import MakeEnv
 from spaars.training.population import Mapping, over_seeds
 
@@ -46,6 +46,10 @@ class Evaluator:
         self.envs = [[make_env() for _ in range(episodes)] for _ in seeds]
         self.offset = offset
         self._act = jax.jit(partial(_act, agent, stochastic, mapping))
+        self.skill_length = None
+        if isinstance(agent, SkillAgent):
+            self.skill_length = agent.skill_length
+            self._choose = jax.jit(partial(_choose, agent, stochastic, mapping))
 
     def __call__(self, acting: Any) -> EvalResult:
         shape = (len(self.seeds), self.episodes)
@@ -64,6 +68,8 @@ class Evaluator:
         totals: dict[str, np.ndarray] = {}
         step = 0
         while running.any():
+            if self.skill_length is not None and step % self.skill_length == 0:
+                acting = self._choose(acting, observations, keys, np.int32(step))
             device_actions, facts = self._act(acting, observations, keys, np.int32(step))
             actions = np.asarray(device_actions)
             for name, value in facts.items():
@@ -107,5 +113,21 @@ def _act(
         if stochastic:
             return agent.act(acting, observations, jax.random.fold_in(key, step))
         return agent.act_deterministic(acting, observations)
+
+    return over_seeds(one, mapping)(acting, observations, keys)
+
+
+def _choose(
+    agent: SkillAgent,
+    stochastic: bool,
+    mapping: Mapping,
+    acting: Any,
+    observations: Any,
+    keys: Any,
+    step: Any,
+) -> Any:
+    def one(acting: Any, observations: Any, key: Any) -> Any:
+        key = jax.random.fold_in(jax.random.fold_in(key, step), 1) if stochastic else None
+        return agent.choose(acting, observations, key)[0]
 
     return over_seeds(one, mapping)(acting, observations, keys)

@@ -7,15 +7,26 @@ import jax
 import jax.numpy as jnp
 
 from spaars.algos.agent import Agent, Phase
-from spaars.data.replay import Batch, sample_offline
+from spaars.data.replay import Batch, sample_offline, window
 from spaars.training.population import Mapping, over_seeds
 
 
 class OfflineLoop:
-    """Runs a phase of the agent on the dataset; `keys` are one offline stream per seed."""
+    """Runs a phase of the agent on the dataset; `keys` are one offline stream per seed.
 
-    def __init__(self, agent: Agent, offline: Batch, keys: Any, mapping: Mapping = "auto"):
+    `windows` (w,) are the rows at which a phase's windows begin (`spaars.data.replay`).
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        offline: Batch,
+        keys: Any,
+        mapping: Mapping = "auto",
+        windows: Any = None,
+    ):
         self.agent, self.offline, self.keys, self.mapping = agent, offline, keys, mapping
+        self.windows = windows
         self._compiled: dict[tuple[str, int], Any] = {}
 
     def run(self, phase: Phase, state: Any, done: int, updates: int) -> tuple[Any, Any]:
@@ -28,7 +39,7 @@ class OfflineLoop:
         # The key of an update depends on its phase and number alone, not on how it is chunked.
         keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(self.keys)
         state, metrics = self._compiled[phase.name, updates](
-            state, self.offline, keys, jnp.int32(done)
+            state, self.offline, self.windows, keys, jnp.int32(done)
         )
         return state, jax.device_get(metrics)
 
@@ -39,13 +50,19 @@ def _scan(
     mapping: Mapping,
     state: Any,
     offline: Batch,
+    windows: Any,
     keys: Any,
     done: Any,
 ) -> Any:
     def one(state: Any, key: Any) -> Any:
         def update(state: Any, number: Any) -> Any:
             sample_key, update_key = jax.random.split(jax.random.fold_in(key, number))
-            batch = sample_offline(offline, sample_key, (phase.batch_size,))
+            shape = (phase.batch_size,)
+            if phase.window is None:
+                batch = sample_offline(offline, sample_key, shape)
+            else:
+                numbers = jax.random.randint(sample_key, shape, 0, windows.shape[0])
+                batch = window(offline, windows[numbers], phase.window)
             return phase.update(state, batch, update_key)
 
         state, metrics = jax.lax.scan(update, state, done + jnp.arange(updates))

@@ -10,8 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from spaars import seeding
-from spaars.algos.agent import Agent
-from spaars.data.replay import Batch, Mixture, NStep, Replay, insert, sample_mixed
+from spaars.algos.agent import Agent, SkillAgent
+from spaars.data.replay import (
+    Batch,
+    Mixture,
+    NStep,
+    Replay,
+    insert,
+    sample_mixed,
+    sample_windows,
+    window,
+)
+from spaars.errors import RunError
 from spaars.training.deployment import Deployment, DeploymentConfig, Verdict, select
 from spaars.training.envs import EnvPopulation, Episode
 from spaars.training.population import Mapping, over_seeds, own_buffers
@@ -60,6 +70,7 @@ class OnlineConfig:
         )
 
 
+LABELLED_AT_ONCE = 1024
 NEWEST = DeploymentConfig(rule="latest")
 Judged = tuple[Episode, Verdict]
 
@@ -79,6 +90,7 @@ class OnlineLoop:
         mapping: Mapping = "auto",
     ):
         self.agent, self.replay = agent, replay
+        self.skills = agent if isinstance(agent, SkillAgent) else None
         self.state = own_buffers(state)
         acting = own_buffers(self.acting())
         self.deployment = Deployment(deployment, acting, envs.seeds, logged_return)
@@ -91,6 +103,12 @@ class OnlineLoop:
         self._evidence = jax.jit(partial(_evidence, agent, config, mapping))
         self._insert = jax.jit(insert, donate_argnums=0)
         self._update = jax.jit(partial(_update_chunk, agent, config, mapping), donate_argnums=0)
+        if self.skills is not None:
+            self._choose = jax.jit(partial(_choose, self.skills, mapping))
+            self._observe = jax.jit(partial(_observe, self.skills, mapping), donate_argnums=0)
+            label = jax.jit(partial(_label, self.skills))
+            labels = jax.lax.map(lambda one: label(one, replay), self.state)
+            self.replay = replay._replace(labels=labels)
 
     def acting(self) -> Any:
         """What the newest policies read, leaves (S, ...)."""
@@ -110,6 +128,8 @@ class OnlineLoop:
         """
         transitions, facts, episodes, verdicts = self._collect()
         self._roll_back({e.seed for e, verdict in verdicts if verdict.event == "rollback"})
+        if self.skills is not None:
+            self.state, transitions = self._observe(self.state, transitions)
         self.replay = self.replay._replace(ring=self._insert(self.replay.ring, transitions))
         metrics = facts
         if self.envs.env_steps > self.config.learning_starts:
@@ -141,8 +161,19 @@ class OnlineLoop:
         facts: list[dict[str, Any]] = []
         episodes: list[Episode] = []
         verdicts: list[Judged] = []
-        for _ in range(self.config.chunk):
+        skills: list[np.ndarray] = []
+        for i in range(self.config.chunk):
             step = np.int32(self.envs.env_steps)
+            if self.skills is not None and i % self.skills.skill_length == 0:
+                acting, proven, chosen = self._choose(
+                    acting,
+                    proven,
+                    self.deployment.explores,
+                    self.envs.observations,
+                    self.act_keys,
+                    step,
+                )
+                skills += [np.asarray(chosen)] * self.skills.skill_length
             if step < self.config.random_steps:
                 actions = np.asarray(self._random(self.act_keys, step))
             else:
@@ -162,6 +193,7 @@ class OnlineLoop:
                 (observations, actions, rewards, next_observations, terminated.astype(np.float32))
             )
             for episode in finished:
+                self._refuse_broken_skill(episode)
                 actor = self.deployment.actors[self.envs.seeds.index(episode.seed)]
                 episodes.append(episode._replace(actor=actor))
                 verdict = self.deployment.after_episode(episode)
@@ -169,12 +201,22 @@ class OnlineLoop:
                 if verdict is not None:
                     verdicts.append((episode, verdict))
         chunk = Batch(*(np.stack(column, 1) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
+        if skills:
+            chunk = chunk._replace(latents=np.stack(skills, 1))  # type: ignore[arg-type]
         host_facts = jax.device_get(facts)
         means = {
             name: np.mean([f[name] for f in host_facts], axis=0)
             for name in (host_facts[0] if host_facts else {})
         }
         return chunk, means, episodes, verdicts
+
+    def _refuse_broken_skill(self, episode: Episode) -> None:
+        if self.skills is not None and self.envs.env_steps % self.skills.skill_length:
+            raise RunError(
+                f"seed {episode.seed}: an episode ended after {episode.length} steps, inside a "
+                f"skill of {self.skills.skill_length}. Methods with skills need a training env "
+                "whose episodes last a multiple of that; let it run on after a failure."
+            )
 
 
 def _streams(seeds: Sequence[int], purpose: int) -> jax.Array:
@@ -202,6 +244,49 @@ def _act(
     return over_seeds(one, mapping)(acting, proven, explores, observations, keys)
 
 
+def _choose(
+    agent: SkillAgent,
+    mapping: Mapping,
+    acting: Any,
+    proven: Any,
+    explores: Any,
+    observations: Any,
+    keys: Any,
+    step: Any,
+) -> Any:
+    def one(acting: Any, proven: Any, explores: Any, observation: Any, key: Any) -> Any:
+        # Apart from the key of the step's action.
+        key = jax.random.fold_in(jax.random.fold_in(key, step), 1)
+        acting, explored = agent.choose(acting, observation[None], key)
+        proven, exploited = agent.choose(proven, observation[None], None)
+        return acting, proven, jnp.where(explores, explored, exploited)[0]
+
+    return over_seeds(one, mapping)(acting, proven, explores, observations, keys)
+
+
+def _observe(agent: SkillAgent, mapping: Mapping, state: Any, chunk: Batch) -> Any:
+    length = agent.skill_length
+
+    def one(state: Any, chunk: Batch) -> Any:
+        windows = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), chunk)
+        state, windows = agent.observe(state, windows)
+        return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), windows)
+
+    return over_seeds(one, mapping)(state, chunk)
+
+
+def _label(agent: SkillAgent, state: Any, replay: Replay) -> Any:
+    """Labels (w, k) of every window of the dataset by one seed's prior, in blocks."""
+    assert replay.offline is not None
+    assert replay.windows is not None
+    offline, length = replay.offline, agent.skill_length
+
+    def one(row: Any) -> Any:
+        return agent.label(state, window(offline, row[None], length))[0]
+
+    return jax.lax.map(one, replay.windows, batch_size=LABELLED_AT_ONCE)
+
+
 def _random_actions(dim: int, keys: Any, step: Any) -> Any:
     def one(key: Any) -> Any:
         return jax.random.uniform(jax.random.fold_in(key, step), (dim,), minval=-1.0, maxval=1.0)
@@ -220,12 +305,20 @@ def _evidence(
 ) -> Any:
     def one(state: Any, seed_index: Any, key: Any) -> Any:
         key = jax.random.fold_in(key, step)
-        batch = sample_mixed(
-            replay, seed_index, key, 1, agent.batch_size, config.mixture(agent.discount)
-        )
+        batch = _sample(agent, config, replay, seed_index, key, 1)
         return agent.evidence(state, jax.tree.map(lambda x: x[0], batch))
 
     return over_seeds(one, mapping)(state, jnp.arange(replay.ring.storage.rewards.shape[0]), keys)
+
+
+def _sample(
+    agent: Agent, config: OnlineConfig, replay: Replay, seed_index: Any, key: Any, updates: int
+) -> Batch:
+    if isinstance(agent, SkillAgent):
+        length, share = agent.skill_length, config.offline_fraction or 0.0
+        return sample_windows(replay, seed_index, key, updates, agent.batch_size, share, length)
+    mixture = config.mixture(agent.discount)
+    return sample_mixed(replay, seed_index, key, updates, agent.batch_size, mixture)
 
 
 def _update_chunk(
@@ -242,14 +335,7 @@ def _update_chunk(
     def one(state: Any, seed_index: Any, key: Any) -> Any:
         sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
         # The ring is read by index, not mapped: mapping would copy every seed's whole ring.
-        batches = sample_mixed(
-            replay,
-            seed_index,
-            sample_key,
-            updates,
-            agent.batch_size,
-            config.mixture(agent.discount),
-        )
+        batches = _sample(agent, config, replay, seed_index, sample_key, updates)
 
         def update(state: Any, x: tuple[Batch, Any]) -> Any:
             return agent.update(state, *x)

@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -13,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from spaars import seeding
+from spaars.algos.agent import SkillAgent
 from spaars.data import Dataset
-from spaars.data.replay import Replay, as_batch, empty_ring, start_rows
-from spaars.errors import RunError
+from spaars.data.replay import Replay, as_batch, empty_ring, start_rows, window_rows
+from spaars.errors import DataError, RunError
 from spaars.report import write_report
 from spaars.tasks import Task
 from spaars.training.checkpoint import Checkpoint, collect, save_checkpoint
@@ -80,6 +82,7 @@ class Trainer:
         if config.online.start_fraction > 0.0:
             rows = start_rows(*dataset.episode_bounds(), config.online.start_steps)
             self.starts = jnp.asarray(rows, jnp.int32)
+        self.windows = self.window_rows()
         mean, std = dataset.observation_statistics()
         self.state = initial_state(config, mean, std, dataset.action_dim)
         self.loop: OnlineLoop | None = None  # from the first online step on
@@ -97,6 +100,20 @@ class Trainer:
             "handover": [None] * n,  # {"step", "score", "evaluations" until then} once armed
             "averages": {},  # running means of the metrics since the last line, per seed
         }
+
+    def window_rows(self) -> jax.Array | None:
+        """Where the dataset's windows of one skill begin; None for agents without skills."""
+        if not isinstance(self.agent, SkillAgent):
+            return None
+        length = self.agent.skill_length
+        rows = window_rows(*self.dataset.episode_bounds(), length)
+        if not len(rows):
+            raise DataError(
+                f"{self.dataset.label}: no episode has the {length} steps of a skill; the longest "
+                f"has {self.dataset.episode_lengths().max()}. Lower --opal.skill-length, or log "
+                "longer episodes."
+            )
+        return jnp.asarray(rows, jnp.int32)
 
     # ------------------------------------------------------------------ the run
 
@@ -125,7 +142,7 @@ class Trainer:
 
     def run_offline(self) -> None:
         keys = jnp.stack([seeding.stream(s, seeding.OFFLINE) for s in self.config.seeds])
-        loop = OfflineLoop(self.agent, self.offline, keys)
+        loop = OfflineLoop(self.agent, self.offline, keys, windows=self.windows)
         while self.progress["phase"] < len(self.phases):
             phase = self.phases[self.progress["phase"]]
             done = self.progress["phase_updates"]
@@ -149,13 +166,14 @@ class Trainer:
 
     def run_online(self, checkpoint: Checkpoint | None) -> None:
         c = self.config
-        envs = EnvPopulation(self.task.make_env, c.seeds)
+        envs = EnvPopulation(partial(self.task.make_env, training=True), c.seeds)
         evaluator = Evaluator(self.agent, self.task.make_env, c.seeds, c.evaluation.episodes)
         ring = empty_ring(
             len(c.seeds),
             min(c.online.replay_capacity or c.online.steps, c.online.steps),
             self.dataset.observation_dim,
             self.dataset.action_dim,
+            self.agent.skill_dim if isinstance(self.agent, SkillAgent) else 0,
         )
         begun = checkpoint is not None and "env_steps" in checkpoint.progress
         if checkpoint is not None and begun:
@@ -166,11 +184,12 @@ class Trainer:
         loop = OnlineLoop(
             self.agent,
             self.state,
-            Replay(ring, self.offline, self.starts),
+            Replay(ring, self.offline, self.starts, self.windows),
             envs,
             c.online,
             c.deployment,
-            float(self.dataset.episode_returns().mean()),
+            # Logged rewards sum up to a training return, which need not be evaluation's.
+            None if self.task.training_kwargs else float(self.dataset.episode_returns().mean()),
         )
         if checkpoint is not None and begun and c.deployment.rule == "proven":
             if "trials" not in checkpoint.progress:

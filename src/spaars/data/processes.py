@@ -1,0 +1,48 @@
+"""Simulator work in parallel processes, in order."""
+
+import itertools
+import signal
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+from spaars.errors import DataError
+
+R = TypeVar("R")
+
+
+def map_in_processes(
+    fn: Callable[..., R], jobs: Iterable[tuple[Any, ...]], workers: int
+) -> Generator[R, None, None]:
+    """`fn(*job)` of every job, in the jobs' order; they may be without end.
+
+    Close the iterator when you have enough. With one worker nothing is spawned.
+    """
+    jobs = iter(jobs)
+    if workers <= 1:
+        for job in jobs:
+            yield fn(*job)
+        return
+    # Spawned, not forked: JAX's threads do not survive a fork.
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),
+        # Ctrl-C reaches the workers too; the parent alone decides, and shuts them down.
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        submitted = [pool.submit(fn, *job) for job in itertools.islice(jobs, workers + 1)]
+        while submitted:
+            result = submitted.pop(0).result()
+            submitted += [pool.submit(fn, *job) for job in itertools.islice(jobs, 1)]
+            yield result
+    except BrokenProcessPool as error:
+        raise DataError(
+            "the recording processes died. In a script, call spaars under "
+            '`if __name__ == "__main__":`; on the command line, free some memory.'
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
