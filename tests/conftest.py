@@ -56,4 +56,5 @@ def point_task():
     from spaars.tasks import register
 
     register(toy.POINT)
+    register(toy.POINT_ON)
     return toy.POINT

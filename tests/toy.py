@@ -4,6 +4,7 @@ v' = 0.8 v + 0.04 a,   x' = x + v',   reward 1 - |x' - goal|
 terminated: x' leaves [-1, 1]^2;   truncated: after 40 steps
 """
 
+import dataclasses
 from pathlib import Path
 
 import gymnasium
@@ -20,7 +21,8 @@ GOAL = np.array([0.5, 0.5], np.float32)
 class PointEnv(gymnasium.Env):
     """Observation (position, velocity); a live buffer, as FrankaKitchen's is."""
 
-    def __init__(self):
+    def __init__(self, falls=True):
+        self.falls = falls
         self.observation_space = gymnasium.spaces.Box(-2.0, 2.0, (4,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.buffer = np.zeros(4, np.float32)
@@ -37,7 +39,8 @@ class PointEnv(gymnasium.Env):
         velocity += np.float32(0.04) * np.clip(action, -1.0, 1.0).astype(np.float32)
         position += velocity
         reward = 1.0 - float(np.linalg.norm(position - GOAL))
-        return self.buffer, reward, bool(np.abs(position).max() > 1.0), False, {}
+        fell = self.falls and np.abs(position).max() > 1.0
+        return self.buffer, reward, bool(fell), False, {}
 
 
 gymnasium.register(
@@ -49,6 +52,8 @@ gymnasium.register(
 
 POINT = Task(name="point", env_id="SpaarsPoint-v0", reference_min=5.5, reference_max=37.2)
 """5.5: the mean return of uniformly random actions; 37.2: of `controller(GOAL)` without noise."""
+POINT_ON = dataclasses.replace(POINT, name="point-on", training_kwargs={"falls": False})
+"""In training its episodes go on after a fall, as methods with skills need it."""
 
 
 def controller(observation, goal):

@@ -253,7 +253,14 @@ SMALL = {
     "rlpd": {"sac": {"hidden": (16,), "critics": 3, "actor_every": 2}},
     "sac": {"sac": {"hidden": (16,)}},
     "bc": {"bc": {"updates": 500, "hidden": (16,)}},
+    "supe": {
+        "opal": {"updates": 250, "hidden": (16,), "recurrent": 8, "latent_dim": 2},
+        "supe": {"hidden": (16,), "novelty_features": 8, "bonus_from": 200},
+        "sac": {"hidden": (16,), "critics": 3, "actor_every": 2},
+    },
 }
+# With skills, training episodes must not end inside one.
+TASK = {"supe": "point-on"}
 
 
 @pytest.mark.usefixtures("point_task")
@@ -262,18 +269,29 @@ def test_every_peer_stops_and_goes_on_with_the_same_bits(
     method: str, dataset: Path, tmp_path: Path
 ) -> None:
     short = {"steps": 500, "learning_starts": 100, "random_steps": 100}
+    stop = 240 if method in TASK else 250
+    if method in TASK:
+        short = {"steps": 480, "learning_starts": 120}
     online = {} if method == "bc" else {"online": short}
     config = preset_config(
-        "point", method, "smoke", dataset=dataset, checkpoint_every=250, **online, **SMALL[method]
+        TASK.get(method, "point"),
+        method,
+        "smoke",
+        dataset=dataset,
+        checkpoint_every=stop,
+        log_every=stop,
+        evaluation={"every": 2 * stop, "episodes": 2},
+        **online,
+        **SMALL[method],
     )
     whole = train(config, tmp_path / "whole")
     (seed,) = whole.summary["seeds"]
     assert (seed["offline_score"] is None) is (method in ("rlpd", "sac"))
     assert seed["newest_score"] == seed["final_score"]
-    assert seed["env_steps"] == (0 if method == "bc" else 500)
+    assert seed["env_steps"] == (0 if method == "bc" else short["steps"])
 
     def interrupt(progress: Progress) -> None:
-        if progress.done == 250:
+        if progress.done == stop:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Stopped):

@@ -414,9 +414,8 @@ class Spaars:
         def clone_and_climb(policy: TanhGaussianPolicy) -> Array:
             actions, log_probs = policy(obs).sample_and_log_prob(raw_key)
             q = critics(obs, actions).min(0)
-            scale = jax.lax.stop_gradient(jnp.abs(q).mean()) + 1e-6
-            climb = latent.scaled_policy_loss(log_probs, q, c.raw_entropy_weight * scale)
-            return clone_only(policy) + climb
+            # At the latent policy's temperature: what a nat is worth does not depend on who acts.
+            return clone_only(policy) + latent.scaled_policy_loss(log_probs, q, temperature)
 
         raw_value, raw_grads = jax.lax.cond(
             armed,

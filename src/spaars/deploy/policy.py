@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from spaars.algos.agent import SkillAgent
 from spaars.errors import DataError, RunError
 from spaars.tasks import get_task
 from spaars.training.checkpoint import load_checkpoint
@@ -16,12 +17,25 @@ from spaars.training.trainer import initial_state
 
 
 class Policy:
-    """Deterministic actions of one seed of a run. Call it with raw observations."""
+    """Deterministic actions of one seed of a run. Call it with raw observations.
+
+    A policy with skills remembers the running one: call it once per env step, for the same envs,
+    and `reset()` it when their episodes begin.
+    """
 
     def __init__(self, config: TrainConfig, acting: Any, seed: int, observation_dim: int):
         self.config, self.seed, self.observation_dim = config, seed, observation_dim
         self.acting = acting
-        self._act = jax.jit(partial(config.agent().act_deterministic, acting))
+        agent = config.agent()
+        self._act = jax.jit(agent.act_deterministic)
+        self._skills = agent if isinstance(agent, SkillAgent) else None
+        if self._skills is not None:
+            self._choose = jax.jit(partial(self._skills.choose, key=None))
+        self.reset()
+
+    def reset(self) -> None:
+        """An episode begins: what was going on is forgotten."""
+        self._calls = 0
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """Actions in [-1, 1], (act,) or (n, act), for observations (obs,) or (n, obs)."""
@@ -31,7 +45,16 @@ class Policy:
                 f"the policy takes observations of {self.observation_dim} numbers, "
                 f"got shape {np.shape(observation)}."
             )
-        actions = np.asarray(self._act(observations)[0])
+        if self._skills is not None:
+            if self._calls % self._skills.skill_length == 0:
+                self.acting, _ = self._choose(self.acting, observations)
+            elif len(self.acting.skills) != len(observations):
+                raise DataError(
+                    f"the policy follows skills of {len(self.acting.skills)} envs, got "
+                    f"observations of {len(observations)}. Call `reset()` before other episodes."
+                )
+            self._calls += 1
+        actions = np.asarray(self._act(self.acting, observations)[0])
         return actions[0] if np.ndim(observation) == 1 else actions
 
 

@@ -48,7 +48,7 @@ class OnlineConfig:
     recent_fraction: float = 0.5
     """Share of a batch's online rows that are drawn from the newest `recent_steps`: what just
     went wrong is corrected before it is repeated many times."""
-    recent_steps: int = 1_000
+    recent_steps: int = 4_000
     """Environment steps that count as recent."""
     n_steps: int = 1
     """Rewards that the critic's target of a recent transition sums up before it bootstraps. On
