@@ -248,10 +248,10 @@ def test_weights_are_annealed(update, state):
     # Regression: 1 at the end of the 2 warm-up updates, 0 after 10 more: 1 - (5 - 2)/10 = 0.7.
     assert weights(2, NOT_ARMED) == pytest.approx((1.0, 1.0))
     assert weights(5, NOT_ARMED) == pytest.approx((0.7, 1.0))
-    # Cloning: 1 - 0.9 * (20 - 15)/10 = 0.55 five updates after arming; then 0.1 for good.
+    # Cloning: 1 - 0.999 * (20 - 15)/10 = 0.5005 five updates after arming; then 0.001 for good.
     assert weights(20, 20) == pytest.approx((0.0, 1.0))
-    assert weights(20, 15) == pytest.approx((0.0, 0.55))
-    assert weights(90, 15) == pytest.approx((0.0, 0.1))
+    assert weights(20, 15) == pytest.approx((0.0, 0.5005))
+    assert weights(90, 15) == pytest.approx((0.0, 0.001), rel=1e-4)
 
 
 def test_temperature_follows_the_entropy(state, update):

@@ -21,7 +21,9 @@ from spaars.data.replay import (
     sample_offline,
     sample_online,
     sample_recent,
+    sample_windows,
     start_rows,
+    window_rows,
 )
 
 KEY = jax.random.key(0)
@@ -278,3 +280,43 @@ def test_only_recent_rows_reach_further_than_a_step():
     np.testing.assert_array_equal(batch.steps[:, :20], 1.0)  # logged
     assert set(np.unique(batch.steps[:, 20:30])) == {1.0, 2.0, 3.0}  # recent
     np.testing.assert_array_equal(batch.steps[:, 30:], 1.0)  # the rest of the ring
+
+
+# ------------------------------------------------------------------ windows
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 5))
+def test_windows_never_cross_an_episodes_end_and_none_is_left_out(lengths, length):
+    stops = np.cumsum(lengths)
+    starts = stops - lengths
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    rows = window_rows(starts, stops, length)
+    whole = [
+        row
+        for row in range(len(episode) - length + 1)
+        if len(set(episode[row : row + length].tolist())) == 1
+    ]
+    assert rows.tolist() == whole
+
+
+def test_sampled_windows_are_whole_and_carry_their_skills():
+    ring = empty_ring(2, 12, 2, 1, latent_dim=1)
+    skills = np.repeat(np.arange(3.0), 4)[None, :, None]  # three skills of four rows
+    chunk = numbered(np.arange(12), 2)._replace(
+        latents=jnp.asarray(np.concatenate([skills, skills + 10]), jnp.float32)
+    )
+    ring = insert(ring, jax.tree.map(lambda x: x[:, :8], chunk))  # the third is not acted yet
+    logged = numbered(np.arange(100, 110))
+    windows = jnp.array([0, 1, 6])
+    labels = jnp.asarray(windows + jnp.array([[0], [50]]), jnp.float32)[..., None]
+    replay = Replay(ring, logged, windows=windows, labels=labels)
+    batch = sample_windows(replay, jnp.int32(1), KEY, 30, 6, 0.5, 4)
+    assert batch.rewards.shape == (30, 6, 4)
+    rows_agree(batch)
+    np.testing.assert_array_equal(np.diff(batch.rewards, axis=-1), 1.0)
+    first = batch.rewards[..., 0]
+    assert set(first[:, :3].ravel().tolist()) == {100.0, 101.0, 106.0}
+    assert set(first[:, 3:].ravel().tolist()) == {1_000.0, 1_004.0}
+    # Every row has the skill of its window, as this seed's prior or its own acting says.
+    wanted = np.where(first >= 1_000, 10 + (first - 1_000) // 4, first - 100 + 50)
+    np.testing.assert_array_equal(batch.latents[..., 0], np.repeat(wanted[..., None], 4, -1))
