@@ -24,6 +24,9 @@ usage: spaars COMMAND ...
                         train the policy that the embedded dataset is recorded from
   data inspect PATH|TASK
                         what is in a dataset, and what is wrong with it
+  theory gap --lq       what a decoder costs, and the bounds on it
+  theory variance --lq  variance of policy gradients in latents and in raw actions
+  theory gated --lq     what a gate gains or costs whose critics err
 
 `spaars COMMAND --help` explains every flag. `--debug` anywhere shows tracebacks.
 """
@@ -38,6 +41,9 @@ COMMANDS = {
     ("data", "make"): "spaars.cli.data_make",
     ("data", "make-behaviour"): "spaars.cli.data_make_behaviour",
     ("data", "inspect"): "spaars.cli.data_inspect",
+    ("theory", "gap"): "spaars.cli.theory_gap",
+    ("theory", "variance"): "spaars.cli.theory_variance",
+    ("theory", "gated"): "spaars.cli.theory_gated",
 }
 
 
@@ -87,9 +93,9 @@ def _dispatch(args: list[str]) -> int:
 
         print(f"spaars {version('spaars')}")
         return 0
-    words = 2 if args[0] == "data" else 1
+    words = 2 if args[0] in ("data", "theory") else 1
     name = tuple(args[:words])
-    if name == ("data",) or name[-1] in ("-h", "--help"):
+    if name in (("data",), ("theory",)) or name[-1] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
     if name not in COMMANDS:
