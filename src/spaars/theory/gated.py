@@ -34,7 +34,7 @@ from spaars.theory.lq import (
     random_directions,
     random_problem,
 )
-from spaars.theory.study import require_at_least, require_discount, require_positive
+from spaars.theory.study import require_at_least, require_discount, require_not_negative
 
 ErrorKind = Literal["independent", "adversarial"]
 GateKind = Literal["advantage", "pessimistic", "margin"]
@@ -247,9 +247,11 @@ class GatedStudy:
                 f"--latents must be below --actions ({self.actions}), or the latent policy is "
                 f"optimal and no gate can gain; got {self.latents}."
             )
-        if not self.eta or len(set(self.eta)) != len(self.eta) or min(self.eta) < 0.0:
-            raise ConfigError(f"--eta must be distinct numbers from 0 on, got {self.eta}.")
-        require_positive({"--eta": 1.0 + max(self.eta), "--pessimism": 1.0 + self.pessimism})
+        if not self.eta or len(set(self.eta)) != len(self.eta):
+            raise ConfigError(f"--eta must be distinct numbers, at least one; got {self.eta}.")
+        for eta in self.eta:
+            require_not_negative({"--eta": eta})
+        require_not_negative({"--pessimism": self.pessimism})
 
     def run(self) -> list[Measured]:
         """Every problem under every error, gate and eta."""

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from spaars.errors import ConfigError
 
-Matrix = Float[np.ndarray, "rows columns"]
+Matrix = Float[np.ndarray, "_ _"]
 
 ROUNDS = 60
 """Doublings, hence a horizon of 2^60 steps: who has not converged then never will."""
@@ -26,20 +26,20 @@ ROUNDS = 60
 class LQ:
     """A problem with n states and d actions. ConfigError names a matrix that does not fit."""
 
-    A: Float[np.ndarray, "n n"]
-    """Dynamics."""
-    B: Float[np.ndarray, "n d"]
-    """Effect of actions."""
-    Q: Float[np.ndarray, "n n"]
-    """Cost of states, positive semidefinite."""
-    R: Float[np.ndarray, "d d"]
-    """Cost of actions, positive definite."""
+    A: Matrix
+    """(n, n), dynamics."""
+    B: Matrix
+    """(n, d), effect of actions."""
+    Q: Matrix
+    """(n, n), cost of states, positive semidefinite."""
+    R: Matrix
+    """(d, d), cost of actions, positive definite."""
     gamma: float
     """Discount, in (0, 1)."""
-    start: Float[np.ndarray, "m n"]
-    """Start states, equally likely."""
-    noise: Float[np.ndarray, "n n"]
-    """W, covariance of the process noise; zero where visited states must stay in a compact set."""
+    start: Matrix
+    """(m, n), start states, equally likely."""
+    noise: Matrix
+    """(n, n), W, covariance of the process noise; zero where visited states must be bounded."""
 
     def __post_init__(self) -> None:
         n, d = self.B.shape
@@ -50,7 +50,7 @@ class LQ:
                     f"{name} has shape {getattr(self, name).shape}, but B, with {n} states and "
                     f"{d} actions, needs {shape}."
                 )
-        if self.start.ndim != 2 or self.start.shape[1] != n or not len(self.start):
+        if self.start.shape[1] != n or not len(self.start):
             raise ConfigError(f"start has shape {self.start.shape}; give rows of {n} states.")
         for name in ("A", "B", "Q", "R", "start", "noise"):
             if not np.isfinite(getattr(self, name)).all():
@@ -141,15 +141,14 @@ def optimal_cost_matrix(problem: LQ) -> Float[np.ndarray, "n n"]:
     G = problem.gamma * problem.B @ np.linalg.solve(problem.R, problem.B.T)
     P = problem.Q
     identity = np.eye(len(A))
-    for _ in range(ROUNDS):
-        shared = np.linalg.solve(identity + G @ P, np.hstack([A, G]))
-        A_half, G_half = shared[:, : len(A)], shared[:, len(A) :]
-        more = A.T @ P @ A_half
-        A, G, P = A @ A_half, G + A @ G_half @ A.T, P + (more + more.T) / 2.0
-        if not np.isfinite(P).all():
-            break
-        if np.abs(more).max() <= 1e-16 * np.abs(P).max():
-            break
+    with np.errstate(over="ignore", invalid="ignore"):  # costs may grow without end: see below
+        for _ in range(ROUNDS):
+            shared = np.linalg.solve(identity + G @ P, np.hstack([A, G]))
+            A_half, G_half = shared[:, : len(A)], shared[:, len(A) :]
+            more = A.T @ P @ A_half
+            A, G, P = A @ A_half, G + A @ G_half @ A.T, P + (more + more.T) / 2.0
+            if not np.isfinite(P).all() or np.abs(more).max() <= 1e-16 * np.abs(P).max():
+                break
     residual = np.inf
     if np.isfinite(P).all():
         K = greedy_gain(problem, P)

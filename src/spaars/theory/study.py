@@ -25,6 +25,13 @@ def require_positive(flags: Mapping[str, float]) -> None:
             raise ConfigError(f"{flag} must be above 0 and finite, got {value}.")
 
 
+def require_not_negative(flags: Mapping[str, float]) -> None:
+    """ConfigError for the first flag whose value is below 0, or not finite."""
+    for flag, value in flags.items():
+        if not (value >= 0.0 and math.isfinite(value)):
+            raise ConfigError(f"{flag} must be at least 0 and finite, got {value}.")
+
+
 def require_discount(gamma: float) -> None:
     """ConfigError unless 0 < gamma < 1."""
     if not 0.0 < gamma < 1.0:

@@ -14,7 +14,6 @@ size has nothing to do with xi, as when the noise of later steps dominates the r
 """
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +31,12 @@ from spaars.theory.lq import (
     random_directions,
     random_problem,
 )
-from spaars.theory.study import require_at_least, require_discount, require_positive
+from spaars.theory.study import (
+    require_at_least,
+    require_discount,
+    require_not_negative,
+    require_positive,
+)
 
 
 class Variances(NamedTuple):
@@ -195,8 +199,7 @@ class VarianceStudy:
         require_at_least(0, {"--seed": self.seed})
         require_discount(self.gamma)
         require_positive({"--sigma": self.sigma})
-        if not (self.noise >= 0.0 and math.isfinite(self.noise)):
-            raise ConfigError(f"--noise must be at least 0 and finite, got {self.noise}.")
+        require_not_negative({"--noise": self.noise})
         for flag, grid in (("--actions", self.actions), ("--latents", self.latents)):
             if not grid or min(grid) < 1 or len(set(grid)) != len(grid):
                 raise ConfigError(f"{flag} must be distinct numbers from 1 on, got {grid}.")
