@@ -45,14 +45,17 @@ def run(argv: list[str]) -> int:
     console = Console()
     title = f"{args.study.problems} problems, n = {args.study.states}, d = {args.study.actions}"
     table = Table(title=f"{title}: median [5%, 95%] over problems")
-    columns = ("k", "gap / |J*|", "gap / difference", "difference / Lipschitz", "gap / Lips.")
+    columns = ("k", "gap, % of |J*|", "gap / difference", "difference / Lipschitz", "gap / Lips.")
     for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
-        spreads = (row["gap_share"], row["gap_over_difference"], row["difference_over_lipschitz"])
         both = row["gap_over_lipschitz"]
         table.add_row(
-            str(row["k"]), *map(_spread_words, spreads), f"{both[1]:.2f}" if both else "-"
+            str(row["k"]),
+            _spread_words([100.0 * share for share in row["gap_share"]], ".3g"),
+            _spread_words(row["gap_over_difference"], ".2f"),
+            _spread_words(row["difference_over_lipschitz"], ".2f"),
+            f"{both[1]:.2f}" if both else "-",
         )
     console.print(table)
     total = args.study.problems * len(rows)
@@ -101,8 +104,8 @@ def _spread(values: list[float]) -> list[float]:
     return np.percentile(values, (5, 50, 95)).tolist() if values else []
 
 
-def _spread_words(spread: list[float]) -> str:
+def _spread_words(spread: list[float], digits: str) -> str:
     if not spread:
         return "-"
-    low, middle, high = spread
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+    low, middle, high = (format(value, digits) for value in spread)
+    return f"{middle} [{low}, {high}]"
