@@ -43,6 +43,19 @@ def run(argv: list[str]) -> int:
     rows = [_row(k, found) for k, found in gaps.items()]
 
     console = Console()
+    every = [gap for found in gaps.values() for gap in found]
+    scale = np.array([abs(gap.best_return) for gap in every])
+    share = np.array([gap.gap for gap in every]) / scale
+    figure = gap_against_bounds(
+        share,
+        {
+            "difference": np.array([gap.difference for gap in every]) / scale,
+            "Lipschitz": np.array([gap.lipschitz for gap in every]) / scale,
+        },
+    )
+    problems = {k: [dataclasses.asdict(gap) for gap in found] for k, found in gaps.items()}
+    write(console, args.out, "gap", args.study, {"rows": rows, "problems": problems}, figure)
+
     title = f"{args.study.problems} problems, n = {args.study.states}, d = {args.study.actions}"
     table = Table(title=f"{title}: median [5%, 95%] over problems")
     columns = ("k", "gap, % of |J*|", "gap / difference", "difference / Lipschitz", "gap / Lips.")
@@ -67,19 +80,6 @@ def run(argv: list[str]) -> int:
         highlight=False,
     )
     console.print(SAYS, highlight=False)
-
-    every = [gap for found in gaps.values() for gap in found]
-    scale = np.array([abs(gap.best_return) for gap in every])
-    share = np.array([gap.gap for gap in every]) / scale
-    figure = gap_against_bounds(
-        share,
-        {
-            "difference": np.array([gap.difference for gap in every]) / scale,
-            "Lipschitz": np.array([gap.lipschitz for gap in every]) / scale,
-        },
-    )
-    problems = {k: [dataclasses.asdict(gap) for gap in found] for k, found in gaps.items()}
-    write(console, args.out, "gap", args.study, {"rows": rows, "problems": problems}, figure)
     return 1 if violated else 0
 
 

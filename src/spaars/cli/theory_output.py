@@ -32,7 +32,10 @@ def write(
     result: dict[str, Any],
     figure: Figure,
 ) -> None:
-    """OUT/COMMAND-lq.json and .png, each whole or absent. `study` is a dataclass of settings."""
+    """OUT/COMMAND-lq.json and .png, each whole or absent. `study` is a dataclass of settings.
+
+    Before anything else is printed: a reader who closes the pipe early still finds them.
+    """
     described = {
         "command": f"spaars theory {command} --lq",
         "version": spaars.__version__,

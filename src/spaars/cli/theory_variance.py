@@ -66,9 +66,6 @@ def run(argv: list[str]) -> int:
         rows.append(row)
         share = f"{100 * cell.latents / cell.actions:.1f}"
         table.add_row(str(cell.actions), str(cell.latents), share, *words)
-    console.print(table)
-    console.print(SAYS, highlight=False)
-
     ratios = {
         words: Estimate(*(np.array([row[name][end] for row in rows]) for end in Estimate._fields))
         for name, words in ESTIMATORS.items()
@@ -79,4 +76,6 @@ def run(argv: list[str]) -> int:
         ratios,
     )
     write(console, args.out, "variance", args.study, {"rows": rows}, figure)
+    console.print(table)
+    console.print(SAYS, highlight=False)
     return 0
