@@ -210,7 +210,7 @@ def test_gap_by_gradient_ascent():
         ({"actions": 1}, "--actions"),
         ({"gamma": 1.0}, "--gamma"),
         ({"error": 0.0}, "--error"),
-        ({"error": math.inf}, "--error"),
+        ({"error": 2.1}, "--error"),
         ({"seed": -1}, "--seed"),
     ],
 )

@@ -156,7 +156,7 @@ def test_infinite_returns_are_refused():
         cost_matrix(fast, np.zeros((1, 1)))
     assert is_finite(fast, greedy_gain(fast, optimal_cost_matrix(fast)))  # can be held
     helpless = dataclasses.replace(fast, B=np.zeros((1, 1)))
-    with pytest.raises(ConfigError, match="no policy has a finite return"):
+    with pytest.raises(ConfigError, match="no policy with a finite return"):
         optimal_cost_matrix(helpless)
 
 

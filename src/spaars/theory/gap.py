@@ -35,7 +35,7 @@ from spaars.theory.lq import (
     spectral_radius,
     visitation_moment,
 )
-from spaars.theory.study import require_at_least, require_discount, require_positive
+from spaars.theory.study import require_at_least, require_discount
 
 FORGOTTEN = 1e-12
 """Rollouts end once a step's discount is below this."""
@@ -155,7 +155,8 @@ class GapStudy:
     gamma: float = 0.9
     """Discount."""
     error: float = 1.0
-    """Size of the decoder's error: 0 holds the optimal actions, 1 is a plain linear image."""
+    """Size of the decoder's error: 0 holds the optimal actions, 1 is a plain linear image,
+    2 at most."""
     seed: int = 0
     """Seed of the problems."""
 
@@ -164,7 +165,11 @@ class GapStudy:
         require_at_least(1, {"--problems": self.problems, "--states": self.states})
         require_at_least(0, {"--seed": self.seed})
         require_discount(self.gamma)
-        require_positive({"--error": self.error})
+        if not 0.0 < self.error <= 2.0:
+            raise ConfigError(
+                f"--error must be above 0 and at most 2 (the optimal actions' opposite), "
+                f"got {self.error}."
+            )
         if self.actions < 2:
             raise ConfigError(
                 f"--actions must be at least 2, or no decoder has a lower rank; got {self.actions}."

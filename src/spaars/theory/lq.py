@@ -157,8 +157,9 @@ def optimal_cost_matrix(problem: LQ) -> Float[np.ndarray, "n n"]:
         residual = float(np.abs(update - P).max() / np.abs(P).max())
     if residual > 1e-8 or not is_finite(problem, K):
         raise ConfigError(
-            "no policy has a finite return: actions cannot keep the state from growing faster than "
-            f"gamma^-1/2 a step (relative residual of the Riccati equation {residual:.1e})."
+            "no policy with a finite return was found: actions cannot keep the state from growing "
+            "by gamma^-1/2 a step, or the problem is too ill-conditioned (relative residual of the "
+            f"Riccati equation {residual:.1e})."
         )
     return P
 
