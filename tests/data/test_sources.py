@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spaars.data import Dataset, load_dataset, load_file, save_npz
-from spaars.data.sources import _follow
+from spaars.data.sources.assemble import follow
 from spaars.errors import ConfigError, DataError
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -99,7 +99,7 @@ def test_d4rl_next_observations_agree_with_a_loop(ends):
     terminated = np.array([end in "TB" for end in ends])
     truncated = np.array([end in "OB" for end in ends])
     observations = np.arange(n, dtype=np.float32)[:, None]
-    result = _follow(
+    result = follow(
         {"observations": observations, "terminated": terminated, "truncated": truncated}
     )
     expected = []

@@ -1,4 +1,4 @@
-"""`spaars data inspect PATH|TASK`."""
+"""`spaars data inspect SOURCE|TASK`."""
 
 import dataclasses
 from pathlib import Path
@@ -11,9 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from spaars.cli.data_make import record_with_bar
+from spaars.cli.reading import ReadingArgs, load_with_bar, rules
 from spaars.data.dataset import Dataset
 from spaars.data.inspect import describe, problems
-from spaars.data.sources import load_file
+from spaars.data.sources import Reading, exists
 from spaars.errors import ConfigError, unknown_name
 from spaars.tasks import Task, get_task, task_names
 
@@ -23,11 +24,12 @@ BAR_WIDTH = 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(ReadingArgs):
     """Show what is in a dataset, and what is wrong with it."""
 
     source: tyro.conf.Positional[str]
-    """A file (.hdf5, .h5, .npz), or a task name for its embedded dataset."""
+    """A file (.hdf5, .h5, .npz), a directory (episodes as .npz, LeRobotDataset v3, Minari),
+    minari:ID, or a task name for its embedded dataset."""
     transitions: int = 1_000_000
     """Size of the embedded dataset; it is recorded if the cache has none of that size."""
     seed: int = 0
@@ -41,7 +43,7 @@ def run(argv: list[str]) -> int:
     console = Console()
     dataset, task = _open(args, console)
     facts = describe(dataset, task)
-    _summary(console, facts)
+    _summary(console, facts, rules(dataset.description))
     _episodes(console, facts)
     _histogram(console, dataset, task)
     _dimensions(console, "observations", facts["observations"], args.all_dimensions)
@@ -51,16 +53,22 @@ def run(argv: list[str]) -> int:
 
 
 def _open(args: Args, console: Console) -> tuple[Dataset, Task | None]:
-    if Path(args.source).exists():
-        return load_file(args.source), None
+    reading = args.reading()
+    if exists(Path(args.source)):
+        return load_with_bar(console, args.source, reading), None
     if args.source not in task_names():
         unknown = unknown_name("task", args.source, task_names())
         raise ConfigError(f"no file is called '{args.source}', nor a task: {unknown}")
+    if reading != Reading():
+        raise ConfigError(
+            "--columns, --rewards, --action-low and --action-high are for files; the embedded "
+            f"dataset of {args.source} needs none. Leave them out."
+        )
     task = get_task(args.source)
     return record_with_bar(console, task, args.transitions, args.seed, None)[0], task
 
 
-def _summary(console: Console, facts: dict[str, Any]) -> None:
+def _summary(console: Console, facts: dict[str, Any], made: dict[str, str]) -> None:
     rewards, constant = facts["rewards"], len(facts["constant_dimensions"])
     lines = {
         "transitions": f"{facts['transitions']:,}",
@@ -78,6 +86,8 @@ def _summary(console: Console, facts: dict[str, Any]) -> None:
     table = Table.grid(padding=(0, 2))
     for name, line in lines.items():
         table.add_row(f"[dim]{name}[/dim]", line)
+    for name, rule in made.items():
+        table.add_row(f"[dim]{name} from[/dim]", escape(rule))
     console.print(table)
 
 

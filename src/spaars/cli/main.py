@@ -22,7 +22,9 @@ usage: spaars COMMAND ...
   data make TASK        record the task's embedded dataset into the cache
   data make-behaviour TASK
                         train the policy that the embedded dataset is recorded from
-  data inspect PATH|TASK
+  data convert SOURCE DESTINATION
+                        write any dataset as one .npz or .hdf5 file
+  data inspect SOURCE|TASK
                         what is in a dataset, and what is wrong with it
   theory gap --lq       what a decoder costs, and the bounds on it
   theory variance --lq  variance of policy gradients in latents and in raw actions
@@ -40,6 +42,7 @@ COMMANDS = {
     ("report",): "spaars.cli.report",
     ("data", "make"): "spaars.cli.data_make",
     ("data", "make-behaviour"): "spaars.cli.data_make_behaviour",
+    ("data", "convert"): "spaars.cli.data_convert",
     ("data", "inspect"): "spaars.cli.data_inspect",
     ("theory", "gap"): "spaars.cli.theory_gap",
     ("theory", "variance"): "spaars.cli.theory_variance",

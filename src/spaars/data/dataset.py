@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from spaars.data.description import Description
 from spaars.errors import DataError
 
 DIMENSIONS = {
@@ -56,6 +57,8 @@ class Dataset:
     """What results of this dataset are labelled with."""
     sha256: str
     """`content_sha256` of the arrays."""
+    description: Description = Description()
+    """How the arrays were made from what their source stores."""
 
     @classmethod
     def build(
@@ -70,6 +73,7 @@ class Dataset:
         truncated: Any = None,
         where: str | None = None,
         keys: Mapping[str, str] | None = None,
+        description: Description | None = None,
     ) -> "Dataset":
         """Check array-likes, cast them and compute the digest.
 
@@ -79,6 +83,7 @@ class Dataset:
         Args:
             where: how errors call the source (a path); the label by default.
             keys: how errors call the arrays, where the source has another name for them.
+            description: how the arrays were made from what the source stores.
 
         Raises:
             DataError: what is wrong, in which array and row, and how to mend it.
@@ -98,10 +103,18 @@ class Dataset:
         truncated = arrays["truncated"] & ~arrays["terminated"]
         truncated[-1] = not arrays["terminated"][-1]
         arrays["truncated"] = truncated
+        description = description or Description()
+        try:
+            description.check_widths(arrays["observations"].shape[1], arrays["actions"].shape[1])
+        except ValueError as error:
+            raise DataError(
+                f"{where or label}: its description does not fit its arrays ({error}). "
+                "Convert the original again."
+            ) from error
         for name, array in arrays.items():
             arrays[name] = array.view()  # locks our view, not the caller's array
             arrays[name].flags.writeable = False
-        return cls(**arrays, label=label, sha256=content_sha256(arrays))
+        return cls(**arrays, label=label, sha256=content_sha256(arrays), description=description)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -275,6 +288,7 @@ def _bounded(actions: np.ndarray, what: str) -> np.ndarray:
         raise DataError(
             f"{what} must lie in [-1, 1], but dimension {worst} ranges over "
             f"[{low[worst]:g}, {high[worst]:g}], first at row {row}. Rescale the actions by the "
-            "env's bounds and wrap the env in gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)."
+            "env's bounds (`spaars data convert` with --action-low and --action-high) and wrap the "
+            "env in gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)."
         )
     return np.clip(actions, -1.0, 1.0)

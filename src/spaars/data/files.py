@@ -29,7 +29,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     # Beside the target, since a rename is atomic only within one file system.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("x+b") as file:  # h5py reads what it wrote
             yield file
             file.flush()
             os.fsync(file.fileno())

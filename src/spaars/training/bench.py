@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Literal, NamedTuple, TextIO
 
+from spaars.data.sources import absolute
 from spaars.errors import RunError
 from spaars.report.records import load_run
 from spaars.training import config as configs
@@ -56,7 +57,7 @@ def state_of(cell: Cell) -> State:
         return "train"
     there, described = read_config(path)
     dataset = cell.config.dataset
-    asked = configs.override(cell.config, {"dataset": dataset.resolve() if dataset else None})
+    asked = configs.override(cell.config, {"dataset": absolute(dataset) if dataset else None})
     changed = [
         f"{flag} is {_word(old)} there and {_word(new)} in the suite"
         for flag, old, new in differences(there, asked)

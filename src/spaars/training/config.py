@@ -16,6 +16,7 @@ from spaars.algos.sac import SAC, SACConfig
 from spaars.algos.spaars import Spaars
 from spaars.algos.supe import Supe, SupeConfig
 from spaars.data import Dataset
+from spaars.data.sources import absolute
 from spaars.errors import unknown_name
 from spaars.priors.cvae import PriorConfig
 from spaars.priors.opal import OpalConfig
@@ -50,7 +51,8 @@ class TrainConfig:
     seeds: tuple[int, ...] = (0,)
     """Seeds trained side by side in one process."""
     dataset: Path | None = None
-    """D4RL HDF5 or npz file; None records the task's embedded behaviour policy."""
+    """D4RL HDF5 or npz file, a directory (episodes as npz, LeRobotDataset v3, Minari) or minari:ID;
+    None records the task's embedded behaviour policy."""
     transitions: int = 1_000_000
     """Transitions recorded when no dataset is given."""
     checkpoint_every: int = 5_000
@@ -309,7 +311,7 @@ FILLED_IN = ("--prior.latent-dim", "--online.replay-capacity", "--iql.reward-sca
 def resolved(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     """What is left open, filled in, so that config.json says it all."""
     open_fields: dict[str, Any] = {
-        "dataset": config.dataset.resolve() if config.dataset is not None else None,
+        "dataset": absolute(config.dataset) if config.dataset is not None else None,
         "online": {"replay_capacity": config.online.replay_capacity or config.online.steps or None},
     }
     read = METHODS[config.method].sections

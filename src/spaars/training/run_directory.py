@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from spaars.data import Dataset
+from spaars.data.description import Description
 from spaars.data.files import atomic_write
 from spaars.errors import RunError
 from spaars.training import checks
@@ -87,8 +88,11 @@ def describe_run(config: TrainConfig, dataset: Dataset, revision: str) -> dict[s
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:
-    return {
+    facts: dict[str, Any] = {
         "label": dataset.label,
         "sha256": dataset.sha256,
         "transitions": len(dataset),
     }
+    if dataset.description != Description():
+        facts["description"] = dataset.description.to_dict()
+    return facts

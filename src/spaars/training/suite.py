@@ -11,6 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from spaars.data.sources import exists
 from spaars.errors import ConfigError, DataError, unknown_name
 from spaars.tasks import get_task
 from spaars.training import checks
@@ -100,8 +101,10 @@ def _variant_cells(
             config = with_settings(config, settings)
         checks.check(config)
         checks.refuse_unread(config)
-        if config.dataset is not None and not config.dataset.is_file():
-            raise DataError(f"{config.dataset}: no such file. Mend the setting 'dataset'.")
+        if config.dataset is not None and not exists(config.dataset):
+            raise DataError(
+                f"{config.dataset}: no such file or directory. Mend the setting 'dataset'."
+            )
         yield (i, j), Cell(variant=name, config=config, path=out / task / name / f"s{seed}")
 
 
