@@ -15,8 +15,9 @@ Files are found by this layout; the path templates in info.json are compared wit
 in. Of an episode's last frame no next observation is stored (see `assemble.follow`).
 """
 
+import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -75,7 +76,8 @@ def load(path: Path, reading: Reading, progress: Progress | None = None) -> Data
     mapped = replace(reading, columns=columns)
     chosen = choose(path, NAMES, features, ("observations", "actions"), mapped)
     wanted = sorted({name for names in chosen.values() for name in names})
-    arrays = _read(parquet, path, "data", [*INDICES, *wanted], progress)
+    widths = dict.fromkeys(INDICES, 1) | {name: math.prod(features[name] or ()) for name in wanted}
+    arrays = _read(parquet, path, "data", widths, progress)
     ends = _ends(parquet, path, *(arrays[name] for name in INDICES))
 
     for ours in ("observations", "actions", "next_observations"):
@@ -152,7 +154,7 @@ def _ends(parquet: Any, path: Path, episodes: np.ndarray, frames: np.ndarray) ->
                 f"{path}: holds {count:,} {name.removeprefix('total_')}, {INFO} says "
                 f"{info.get(name)!r:.40}. Download or copy the dataset again."
             )
-    told = _read(parquet, path, "meta/episodes", ["episode_index", "length"], None)
+    told = _read(parquet, path, "meta/episodes", {"episode_index": 1, "length": 1}, None)
     if not all(array.ndim == 1 for array in told.values()) or dict(
         zip(told["episode_index"].tolist(), told["length"].tolist(), strict=True)
     ) != dict(zip(episodes[last].tolist(), lengths.tolist(), strict=True)):
@@ -164,17 +166,17 @@ def _ends(parquet: Any, path: Path, episodes: np.ndarray, frames: np.ndarray) ->
 
 
 def _read(
-    parquet: Any, path: Path, folder: str, names: Sequence[str], progress: Progress | None
+    parquet: Any, path: Path, folder: str, widths: Mapping[str, int], progress: Progress | None
 ) -> dict[str, np.ndarray]:
-    """Columns of all files of a folder; only these columns are ever decoded."""
+    """Columns of all files of a folder; only these are ever decoded. `widths` are info.json's."""
     files = files_in(path, f"{folder}/{FILES}")
     if not files:
         raise DataError(f"{path}: no file {folder}/{FILES}. Download or copy the dataset again.")
-    pieces: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    held = dict.fromkeys(names, 0)
+    pieces: dict[str, list[np.ndarray]] = {name: [] for name in widths}
+    held = dict.fromkeys(widths, 0)
     for i, file in enumerate(files, 1):
-        for batch in _batches(parquet, file, names, held):
-            for name in names:
+        for batch in _batches(parquet, file, widths, held):
+            for name in widths:
                 array = _array(file, name, batch[name])
                 pieces[name].append(array)
                 held[name] += array.nbytes
@@ -185,21 +187,22 @@ def _read(
 
 
 def _batches(
-    parquet: Any, file: Path, names: Sequence[str], held: dict[str, int]
+    parquet: Any, file: Path, widths: Mapping[str, int], held: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
     arrow = import_module("pyarrow")
     try:
         with parquet.ParquetFile(file, page_checksum_verification=True) as table:
             found = table.schema_arrow.names
-            for name in names:
+            for name in widths:
                 if name not in found:
                     raise missing(file, name, found)
-            declared = _declared(table.metadata, names)
-            check_size(file, {name: held[name] + declared[name] for name in names})
-            batches = table.iter_batches(BATCH, columns=list(names), use_threads=False)
+            # Of rows, since pyarrow aborts the process when it is asked about damaged columns.
+            rows = table.metadata.num_rows
+            check_size(file, {name: held[name] + 8 * rows * n for name, n in widths.items()})
+            batches = table.iter_batches(BATCH, columns=list(widths), use_threads=False)
             for batch in batches:
                 if len(batch):
-                    yield {name: batch.column(name) for name in names}
+                    yield {name: batch.column(name) for name in widths}
     except (
         arrow.ArrowException,
         OSError,
@@ -213,22 +216,6 @@ def _batches(
         raise DataError(
             f"{file}: not a whole parquet file ({one_line(error)}). Download or copy it again."
         ) from error
-
-
-def _declared(metadata: Any, names: Sequence[str]) -> dict[str, int]:
-    """Bytes of the columns once they are decoded: a few bytes may stand for any number of rows."""
-    sizes = dict.fromkeys(names, 0)
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        for i in range(row_group.num_columns):
-            column = row_group.column(i)
-            # Of a list the path goes on: observation.state.list.element
-            for name in names:
-                if column.path_in_schema == name or column.path_in_schema.startswith(f"{name}."):
-                    values = max(column.num_values, row_group.num_rows)
-                    size = max(8 * values, column.total_uncompressed_size)
-                    sizes[name] += size
-    return sizes
 
 
 def _array(file: Path, name: str, column: Any) -> np.ndarray:

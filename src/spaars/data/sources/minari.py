@@ -22,7 +22,14 @@ from spaars.data.description import plain_name
 from spaars.data.sources import hdf5
 from spaars.data.sources.assemble import Episodes, choose, gather
 from spaars.data.sources.reading import Progress, Reading
-from spaars.data.sources.safety import check_size, needs, one_line, read_json, regular_file
+from spaars.data.sources.safety import (
+    check_size,
+    needs,
+    not_installed,
+    one_line,
+    read_json,
+    regular_file,
+)
 from spaars.data.sources.vectors import vectors_of
 from spaars.errors import DataError
 
@@ -130,7 +137,14 @@ def _add(
     found = {name: hdf5.array(data, group, name) for name in wanted}
     check_size(where, {name: hdf5.declared(array) for name, array in found.items()})
     arrays = {name: hdf5.read(array) for name, array in found.items()}
-    episodes.add(gather(where, chosen, arrays), reading)
+    gathered = gather(where, chosen, arrays)
+    before, after = (gathered.arrays[name].shape[:1] for name in ("observations", "actions"))
+    if before and after and before[0] != after[0] + 1:
+        raise DataError(
+            f"{where}: has {before[0]} observations and {after[0]} actions. Minari stores one "
+            "observation more than actions; write the episode again."
+        )
+    episodes.add(gathered, reading)
 
 
 def _shape(data: Path, group: Any, name: str) -> tuple[int, ...] | None:
@@ -143,16 +157,19 @@ def _local(dataset_id: str) -> Path:
     """Where Minari keeps the dataset, which is downloaded if it is not there."""
     if not ID.fullmatch(dataset_id):
         raise DataError(
-            f"{PREFIX}{dataset_id}: no Minari id. Ids look like {PREFIX}D4RL/door/human-v2; "
+            f"{PREFIX + dataset_id!r} is no Minari id. Ids look like {PREFIX}D4RL/door/human-v2; "
             "`minari list remote` shows them."
         )
     home = os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
     path = Path(home) / dataset_id
     if path.exists():
         return path
-    minari = needs("minari", "minari", f"{PREFIX}{dataset_id}: not in {home}, and downloading it")
+    what = f"{PREFIX}{dataset_id}: not in {home}, and downloading it"
+    minari = needs("minari", "minari", what)
     try:
         minari.download_dataset(dataset_id)
+    except ImportError as error:  # Minari imports what the server needs when it needs it
+        raise not_installed(what, "minari", error) from error
     except Exception as error:  # whatever a network and three libraries come up with
         raise DataError(
             f"{PREFIX}{dataset_id}: could not be downloaded ({one_line(error)}). "

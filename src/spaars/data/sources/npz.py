@@ -1,6 +1,7 @@
 """npz: numpy's archives of arrays by name."""
 
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -78,6 +79,7 @@ def read(
         KeyError,
         ValueError,
         SyntaxError,
+        tokenize.TokenError,  # both from a header that numpy takes for Python 2
         MemoryError,
     ) as error:
         raise DataError(

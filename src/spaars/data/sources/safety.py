@@ -121,7 +121,11 @@ def needs(module: str, extra: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise DataError(
-            f"{what} needs a library that is not installed ({one_line(error)}). "
-            f'Install it with: pip install "spaars[{extra}]"'
-        ) from error
+        raise not_installed(what, extra, error) from error
+
+
+def not_installed(what: str, extra: str, error: ImportError) -> DataError:
+    return DataError(
+        f"{what} needs a library that is not installed ({one_line(error)}). "
+        f'Install it with: pip install "spaars[{extra}]"'
+    )
