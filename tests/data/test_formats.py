@@ -16,7 +16,7 @@ import pytest
 
 from make_sources import LENGTHS, steps, write_episodes, write_lerobot, write_minari
 from spaars.data import Dataset, load_file
-from spaars.data.sources import Reading, absolute, exists, safety
+from spaars.data.sources import Reading, absolute, exists, lerobot, safety
 from spaars.errors import DataError
 
 
@@ -291,6 +291,31 @@ def test_lerobot_with_a_file_missing(tmp_path: Path) -> None:
     (root / "data" / "chunk-000" / "file-001.parquet").unlink()
     with pytest.warns(UserWarning, match="left out"):
         assert "holds 7 frames, meta/info.json says 12" in message_of(root)
+
+
+def test_lerobot_bomb_is_refused_before_it_unfolds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of many equal numbers takes a few bytes in the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root = write_lerobot(tmp_path / "set")
+    file = root / "data" / "chunk-000" / "file-001.parquet"
+    table = pq.read_table(file)
+    row = np.zeros(2_000_000, np.float32)
+    column = pa.array([row, *[[0.0, 0.0]] * (len(table) - 1)], pa.list_(pa.float32()))
+    table = table.set_column(table.column_names.index("action"), "action", column)
+    pq.write_table(table, file)
+    assert file.stat().st_size < 20_000
+    monkeypatch.setattr(safety, "memory", lambda: 2 * 10_000_000)
+    read = []
+    monkeypatch.setattr(lerobot, "_array", lambda *args: read.append(args))
+    with pytest.warns(UserWarning, match="left out"), monkeypatch.context() as patch:
+        patch.setattr(lerobot, "FILES", "chunk-*/file-001.parquet")
+        with pytest.raises(DataError, match=r"file-001\.parquet: declares .*'action' alone"):
+            load_file(root)
+    assert not read
 
 
 def test_lerobot_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ in. Of an episode's last frame no next observation is stored (see `assemble.foll
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -196,9 +196,13 @@ def _batches(
             for name in widths:
                 if name not in found:
                     raise missing(file, name, found)
-            # Of rows, since pyarrow aborts the process when it is asked about damaged columns.
             rows = table.metadata.num_rows
             check_size(file, {name: held[name] + 8 * rows * n for name, n in widths.items()})
+            # Decodes into a small buffer. Before it has found the columns sound, pyarrow aborts
+            # the process when it is asked how much they hold.
+            table.scan_contents(list(widths), BATCH)
+            declared = _declared(table.metadata, widths)
+            check_size(file, {name: held[name] + declared[name] for name in widths})
             batches = table.iter_batches(BATCH, columns=list(widths), use_threads=False)
             for batch in batches:
                 if len(batch):
@@ -216,6 +220,19 @@ def _batches(
         raise DataError(
             f"{file}: not a whole parquet file ({one_line(error)}). Download or copy it again."
         ) from error
+
+
+def _declared(metadata: Any, names: Collection[str]) -> dict[str, int]:
+    """Bytes of the columns once they are decoded: a row may hold a list of any length."""
+    sizes = dict.fromkeys(names, 0)
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    for i in range(metadata.num_columns):
+        # Of a list the path goes on: observation.state.list.element
+        path = metadata.schema.column(i).path
+        for name in names:
+            if path == name or path.startswith(f"{name}."):
+                sizes[name] += sum(8 * group.column(i).num_values for group in groups)
+    return sizes
 
 
 def _array(file: Path, name: str, column: Any) -> np.ndarray:
