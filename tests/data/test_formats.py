@@ -311,10 +311,11 @@ def test_lerobot_bomb_is_refused_before_it_unfolds(
     monkeypatch.setattr(safety, "memory", lambda: 2 * 10_000_000)
     read = []
     monkeypatch.setattr(lerobot, "_array", lambda *args: read.append(args))
-    with pytest.warns(UserWarning, match="left out"), monkeypatch.context() as patch:
-        patch.setattr(lerobot, "FILES", "chunk-*/file-001.parquet")
-        with pytest.raises(DataError, match=r"file-001\.parquet: declares .*'action' alone"):
-            load_file(root)
+    monkeypatch.setattr(lerobot, "FILES", "chunk-*/file-001.parquet")
+    with pytest.warns(UserWarning, match="left out"):
+        message = message_of(root)
+    assert "file-001.parquet: declares" in message
+    assert "'action' alone" in message
     assert not read
 
 
