@@ -68,6 +68,14 @@ def test_episodes_with_a_final_observation_keep_every_row(tmp_path: Path) -> Non
     np.testing.assert_array_equal(dataset.next_observations[4:7], both(1)[1:])
 
 
+def test_episodes_with_a_final_observation_hold_one_episode(tmp_path: Path) -> None:
+    n = LENGTHS[0]
+    arrays = {"observations": both(0), "actions": np.zeros((n, 2)), "rewards": np.ones(n)}
+    np.savez(tmp_path / "a.npz", **arrays, truncated=np.arange(n) == 1)
+    with pytest.raises(DataError, match=r"a\.npz: row 1 ends an episode before the last"):
+        load_file(tmp_path)
+
+
 def test_episodes_terminal_row_is_kept(tmp_path: Path) -> None:
     n = 3
     arrays = {"observations": both(1)[:n], "actions": np.zeros((n, 2)), "rewards": np.ones(n)}

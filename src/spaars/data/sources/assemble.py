@@ -1,7 +1,7 @@
 """From a source's columns to a checked dataset: the steps that the readers share."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,13 +23,13 @@ def choose(
     where: Path | str,
     defaults: Names,
     found: Collection[str],
-    required: Iterable[str],
+    required: Collection[str],
     reading: Reading,
 ) -> dict[str, tuple[str, ...]]:
     """Our array -> the source's columns: as mapped, or else the first default that is there.
 
-    A column that is mapped to one array is no default of another. Absent rewards are left to
-    `completed`.
+    A column that is mapped to one array is no default of another. Rewards are always required,
+    unless zeros are to stand in.
 
     Raises:
         DataError: a column that was named, or a required one, is not there.
@@ -49,7 +49,7 @@ def choose(
             chosen[array] = tuple(reading.columns[array])
         elif there := [name for name in names if name in found and name not in claimed]:
             chosen[array] = (there[0],)
-        elif array in required and array != "rewards":
+        elif array in required:
             raise missing(where, names[0], found, array)
     if "rewards" not in chosen and reading.rewards != "zero":
         error = missing(where, defaults["rewards"][0], found, "rewards")
@@ -197,6 +197,12 @@ def episode(columns: Columns, reading: Reading) -> dict[str, np.ndarray]:
     arrays = completed(columns, reading)
     if not (final or recorded):
         return follow(arrays)
+    inside = (arrays["terminated"] | arrays["truncated"])[:-1]
+    if final and inside.any():
+        raise DataError(
+            f"{columns.where}: row {int(np.argmax(inside))} ends an episode before the last, and "
+            "the observation after it is another's. Write every episode on its own."
+        )
     arrays["truncated"][-1] |= not arrays["terminated"][-1]
     return arrays
 

@@ -38,7 +38,7 @@ def load(path: Path, reading: Reading, progress: Progress | None = None) -> Data
     """
     with hdf5.opened(regular_file(path)) as file:
         names = hdf5.names_in(file)
-        required = ("observations", "actions", "rewards", "terminated")
+        required = ("observations", "actions", "terminated")
         chosen = choose(path, NAMES, names, required, reading)
         wanted = {name for columns in chosen.values() for name in columns}
         if DESCRIPTION in names:

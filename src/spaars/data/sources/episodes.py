@@ -23,7 +23,7 @@ def load(path: Path, reading: Reading, progress: Progress | None = None) -> Data
     files = files_in(path, "*.npz")
     episodes = Episodes(path)
     for i, file in enumerate(files, 1):
-        columns, _ = npz.read(file, reading, ("observations", "actions", "rewards"))
+        columns, _ = npz.read(file, reading, ("observations", "actions"))
         episodes.add(columns, reading)
         if progress is not None:
             progress(i, len(files))

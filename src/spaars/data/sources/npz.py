@@ -4,6 +4,7 @@ import math
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,14 @@ def load(path: Path, reading: Reading, progress: Progress | None = None) -> Data
 
     `terminals` and `timeouts` are accepted for the flags.
     """
-    columns, description = read(regular_file(path), reading, tuple(NAMES))
+    columns, description = read(regular_file(path), reading, NAMES.keys() - {"rewards"})
     stored = stored_description(path, description)
     checked = completed(columns, reading)
     return build(f"{path.name} (npz file)", columns, checked, reading, stored)
 
 
 def read(
-    path: Path, reading: Reading, required: tuple[str, ...]
+    path: Path, reading: Reading, required: Collection[str]
 ) -> tuple[Columns, np.ndarray | None]:
     """The arrays of one file as they are, and its description if we wrote it."""
     arrays = {}
