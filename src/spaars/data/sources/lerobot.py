@@ -241,19 +241,17 @@ def _array(file: Path, name: str, column: Any) -> np.ndarray:
     rows, width = len(column), None
     kind = column.type
     whole = column.null_count == 0
-    if whole and (
-        types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    ):
-        values = column.flatten()
-        width = len(values) // rows if rows else 0
+    if whole and types.is_fixed_size_list(kind):
+        width, column = kind.list_size, column.flatten()
+    elif whole and (types.is_list(kind) or types.is_large_list(kind)):
         lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+        width, column = int(lengths[0]), column.flatten()
         if (lengths != width).any():
             raise DataError(
                 f"{file}: '{name}' has rows of {lengths.min()} to {lengths.max()} numbers. "
                 "All rows must have the same length."
             )
-        column = values
-        whole = column.null_count == 0
+    whole &= column.null_count == 0
     if not whole:
         raise DataError(f"{file}: '{name}' has rows without a value. Remove those episodes.")
     numeric = (types.is_floating, types.is_integer, types.is_boolean)
