@@ -1,13 +1,15 @@
-"""`spaars data convert SOURCE DESTINATION`."""
+"""`spaars data convert SOURCE DESTINATION`, and `... kitchen-demos SOURCE DESTINATION`."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import tyro
 from rich.console import Console
 
-from spaars.cli.reading import ReadingArgs, load_with_bar, rules
-from spaars.data.sources import check_destination, save
+from spaars.cli.reading import ReadingArgs, load_with_bar, progress_bar, rules
+from spaars.data.sources import check_destination, kitchen, save
+from spaars.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,27 @@ class Args(ReadingArgs):
     """Replace the destination if it exists."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoArgs:
+    """Replay human kitchen demonstrations in FrankaKitchen-v1 and write what it makes of them."""
+
+    source: tyro.conf.Positional[Path]
+    """An .npz with `ctrl_target` (N, 9), `ep_start` and `ep_len` (E,)."""
+    destination: tyro.conf.Positional[Path]
+    """A name that ends in .npz; `spaars train kitchen-mixed --dataset` takes it."""
+    repeats: int = 8
+    """Replays of every demonstration, each with other observation noise."""
+    seed: int = 0
+    """Another seed is other noise."""
+    workers: int = os.cpu_count() or 1
+    """Processes that simulate. The data do not depend on it."""
+    overwrite: bool = False
+    """Replace the destination if it exists."""
+
+
 def run(argv: list[str]) -> int:
+    if argv[:1] == ["kitchen-demos"]:
+        return replay(argv[1:])
     args = tyro.cli(Args, args=argv, prog="spaars data convert")
     reading = args.reading()
     check_destination(args.destination, args.overwrite)
@@ -47,4 +69,28 @@ def run(argv: list[str]) -> int:
     }
     for name, fact in facts.items():
         console.print(f"{name:14}{fact}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def replay(argv: list[str]) -> int:
+    args = tyro.cli(DemoArgs, args=argv, prog="spaars data convert kitchen-demos")
+    check_destination(args.destination, args.overwrite)
+    if args.destination.suffix.lower() != ".npz":
+        raise ConfigError(f"{args.destination}: replays are written as .npz; name it so.")
+    if args.repeats < 1:
+        raise ConfigError(f"--repeats must be at least 1, got {args.repeats}.")
+    console = Console()
+    with progress_bar(console, "replaying demonstrations") as progress:
+        facts = kitchen.replay_demonstrations(
+            args.source,
+            args.destination,
+            repeats=args.repeats,
+            seed=args.seed,
+            workers=args.workers,
+            progress=progress,
+        )
+    episodes, steps = facts.pop("episodes"), facts.pop("steps")
+    console.print(f"{episodes} episodes, {steps:,} steps: {args.destination}", highlight=False)
+    for name, completed in facts.items():
+        console.print(f"  {name:15}completed in {completed} of {episodes}", highlight=False)
     return 0

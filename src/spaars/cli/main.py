@@ -24,6 +24,8 @@ usage: spaars COMMAND ...
                         train the policy that the embedded dataset is recorded from
   data convert SOURCE DESTINATION
                         write any dataset as one .npz or .hdf5 file
+  data convert kitchen-demos DEMOS DESTINATION
+                        replay human kitchen demonstrations in the simulator
   data inspect SOURCE|TASK
                         what is in a dataset, and what is wrong with it
   theory gap --lq       what a decoder costs, and the bounds on it

@@ -1,6 +1,8 @@
 """Flags of the commands that read data which do not speak for themselves."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from rich.console import Console
@@ -38,6 +40,13 @@ class ReadingArgs:
 
 def load_with_bar(console: Console, source: str, reading: Reading) -> Dataset:
     """`load_file` under a progress bar."""
+    with progress_bar(console, "reading") as progress:
+        return load_file(source, reading, progress)
+
+
+@contextmanager
+def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar, and the function to call with (done, total)."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -45,10 +54,8 @@ def load_with_bar(console: Console, source: str, reading: Reading) -> Dataset:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bars:
-        bar = bars.add_task("reading", total=None)
-        return load_file(
-            source, reading, lambda done, total: bars.update(bar, completed=done, total=total)
-        )
+        bar = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def rules(description: Description) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from spaars.data.dataset import Dataset
 from spaars.data.recorded import recorded_dataset
-from spaars.data.sources import d4rl, episodes, lerobot, minari, npz
+from spaars.data.sources import d4rl, episodes, kitchen, lerobot, minari, npz
 from spaars.data.sources.reading import Progress, Reading, parse_columns
 from spaars.data.sources.write import check_destination, save, save_npz
 from spaars.errors import ConfigError, DataError
@@ -77,9 +77,15 @@ def load_dataset(
     `transitions`, `seed`, `workers` and `progress` concern the embedded dataset only.
     """
     if path is not None:
-        return load_file(path)
+        own = kitchen.load(Path(path), task.subtasks) if task and task.subtasks else None
+        return own or load_file(path)
     if task is None:
         raise ConfigError("no data: give a task with an embedded dataset or the path of a file.")
+    if task.subtasks:
+        raise DataError(
+            f"{task.name} embeds no data: give a file of demonstrations, --dataset PATH (a D4RL "
+            "HDF5, or replays made with `spaars data convert kitchen-demos`)."
+        )
     return recorded_dataset(task, transitions, seed, workers, progress)
 
 

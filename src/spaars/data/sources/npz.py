@@ -1,10 +1,11 @@
 """npz: numpy's archives of arrays by name."""
 
+import contextlib
 import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from spaars.data.sources.assemble import (
     stored_description,
 )
 from spaars.data.sources.reading import Progress, Reading
-from spaars.data.sources.safety import check_dtype, check_size, one_line, regular_file
+from spaars.data.sources.safety import check_dtype, check_size, missing, one_line, regular_file
 from spaars.errors import DataError
 
 NAMES = {
@@ -54,22 +55,34 @@ def read(
     path: Path, reading: Reading, required: Collection[str]
 ) -> tuple[Columns, np.ndarray | None]:
     """The arrays of one file as they are, and its description if we wrote it."""
-    arrays = {}
+    with _opened(path) as (file, members):
+        chosen = choose(path, NAMES, members, required, reading)
+        wanted = {name for columns in chosen.values() for name in columns}
+        if DESCRIPTION in members:
+            wanted.add(DESCRIPTION)
+        arrays = _read(path, file, members, sorted(wanted))
+    description = arrays.pop(DESCRIPTION, None)
+    return gather(path, chosen, arrays), description
+
+
+def names_in(path: Path) -> set[str]:
+    """Names of the arrays in a file."""
+    with _opened(regular_file(path)) as (_, members):
+        return set(members)
+
+
+def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """These arrays of a file. Raises DataError if one is missing."""
+    with _opened(regular_file(path)) as (file, members):
+        return _read(path, file, members, names)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, str]]]:
+    """The file and its members by array name; whatever is wrong with it becomes a DataError."""
     try:
         with zipfile.ZipFile(path) as file:
-            members = {name.removesuffix(".npy"): name for name in file.namelist()}
-            chosen = choose(path, NAMES, members, required, reading)
-            wanted = {name for columns in chosen.values() for name in columns}
-            if DESCRIPTION in members:
-                wanted.add(DESCRIPTION)
-            sizes = {}
-            for name in sorted(wanted):
-                with file.open(members[name]) as member:
-                    sizes[name] = _npy_size(path, name, member)
-            check_size(path, sizes)
-            for name in sizes:
-                with file.open(members[name]) as member:
-                    arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+            yield file, {name.removesuffix(".npy"): name for name in file.namelist()}
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -87,8 +100,23 @@ def read(
             f"{path}: not a whole npz file ({one_line(error)}). "
             "Write it again with numpy.savez; `unzip -t` tests it."
         ) from error
-    description = arrays.pop(DESCRIPTION, None)
-    return gather(path, chosen, arrays), description
+
+
+def _read(
+    path: Path, file: zipfile.ZipFile, members: Mapping[str, str], names: Iterable[str]
+) -> dict[str, np.ndarray]:
+    sizes = {}
+    for name in names:
+        if name not in members:
+            raise missing(path, name, members)
+        with file.open(members[name]) as member:
+            sizes[name] = _npy_size(path, name, member)
+    check_size(path, sizes)
+    arrays = {}
+    for name in sizes:
+        with file.open(members[name]) as member:
+            arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+    return arrays
 
 
 def _npy_size(path: Path, key: str, member: Any) -> int:

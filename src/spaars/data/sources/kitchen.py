@@ -14,7 +14,6 @@ A replay file (npz) has rows in time order, episodes one after another:
 """
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,8 @@ import numpy as np
 from spaars.data.dataset import Dataset
 from spaars.data.files import atomic_write
 from spaars.data.processes import map_in_processes
-from spaars.data.sources import load_file, npz_members, read_npz
+from spaars.data.sources import d4rl, npz
+from spaars.data.sources.reading import Progress, Reading
 from spaars.errors import DataError, unknown_name
 from spaars.seeding import DEMONSTRATION, episode_seed
 from spaars.tasks.kitchen import OBSERVATION, make_raw_env
@@ -49,8 +49,8 @@ REPLAY_ARRAYS = (
 )
 
 
-def load_kitchen(path: Path, subtasks: tuple[str, ...]) -> Dataset:
-    """A replay file, D4RL's HDF5 (60 columns, or 30), or any file of 30-column observations.
+def load(path: Path, subtasks: tuple[str, ...]) -> Dataset | None:
+    """A replay file, or D4RL's HDF5 (60 columns, or 30); None for what is neither.
 
     Raises:
         DataError: as `load_file`; also for demonstrations that were not replayed yet.
@@ -59,7 +59,7 @@ def load_kitchen(path: Path, subtasks: tuple[str, ...]) -> Dataset:
     if unknown:
         raise unknown_name("kitchen subtask", unknown[0], SUBTASKS)
     if path.suffix.lower() == ".npz" and path.is_file():
-        members = npz_members(path)
+        members = npz.names_in(path)
         if "at_goal" in members:
             return _replays(path, subtasks)
         if "ctrl_target" in members:
@@ -67,14 +67,11 @@ def load_kitchen(path: Path, subtasks: tuple[str, ...]) -> Dataset:
                 f"{path}: recorded joint targets, not yet what the simulator makes of them. Replay "
                 f"them first: `spaars data convert kitchen-demos {path} REPLAYS.npz`."
             )
-    dataset = load_file(path)
-    if path.suffix.lower() in (".hdf5", ".h5"):
-        dataset = _from_d4rl(dataset, path)
-    return dataset
+    return _from_d4rl(d4rl.load(path, Reading()), path) if d4rl.claims(path) else None
 
 
 def _replays(path: Path, subtasks: tuple[str, ...]) -> Dataset:
-    raw = read_npz(path, REPLAY_ARRAYS)
+    raw = npz.read_arrays(path, REPLAY_ARRAYS)
     observation, final = raw["observation"], raw["final_observation"]
     for name, array in (("observation", observation), ("final_observation", final)):
         if array.ndim != 2 or array.shape[1] != 59:
@@ -183,7 +180,7 @@ def replay_demonstrations(
     repeats: int = 8,
     seed: int = 0,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, int]:
     """Replay human demonstrations closed loop and write a replay file.
 
@@ -196,12 +193,12 @@ def replay_demonstrations(
     Raises:
         DataError: `path` holds no demonstrations.
     """
-    if "ctrl_target" not in npz_members(path):
+    if "ctrl_target" not in npz.names_in(path):
         raise DataError(
             f"{path}: no array 'ctrl_target'. Demonstrations need the recorded joint targets "
             "(N, 9) and 'ep_start', 'ep_len' (E,)."
         )
-    raw = read_npz(path, DEMO_ARRAYS)
+    raw = npz.read_arrays(path, DEMO_ARRAYS)
     targets = raw["ctrl_target"]
     if targets.ndim != 2 or targets.shape[1] != 9 or not np.isfinite(targets).all():
         raise DataError(
