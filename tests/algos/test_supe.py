@@ -1,0 +1,172 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from spaars.algos.rnd import RND
+from spaars.algos.sac import SACConfig
+from spaars.algos.supe import (
+    Supe,
+    SupeConfig,
+    macro_transitions,
+    reward_model_loss,
+    termination_model_loss,
+    to_latent,
+)
+from spaars.data.replay import Batch
+from spaars.nn import MLP
+from spaars.priors.opal import OpalConfig
+
+KEY = jax.random.key(0)
+OBS, ACT, K, H, B, LOGGED = 3, 2, 2, 4, 6, 3
+
+AGENT = Supe(
+    prior=OpalConfig(skill_length=H, latent_dim=K, hidden=(16,), recurrent=8),
+    supe=SupeConfig(hidden=(16,), novelty_features=8, bonus_from=10, bonus=5.0),
+    sac=SACConfig(hidden=(16,), critics=3, actor_every=2, batch_size=B, entropy_backup=False),
+    utd=2,
+    logged_rows=LOGGED,
+)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return AGENT.init(KEY, jnp.zeros(OBS), jnp.ones(OBS), ACT)
+
+
+@pytest.fixture(scope="module")
+def update():
+    return jax.jit(AGENT.update)
+
+
+def windows(n=B, key=KEY) -> Batch:
+    keys = jax.random.split(key, 5)
+    u = jnp.tanh(jax.random.normal(keys[4], (n, 1, K)))
+    return Batch(
+        observations=jax.random.normal(keys[0], (n, H, OBS)),
+        actions=jnp.tanh(jax.random.normal(keys[1], (n, H, ACT))),
+        rewards=jax.random.normal(keys[2], (n, H)),
+        next_observations=jax.random.normal(keys[3], (n, H, OBS)),
+        terminated=jnp.zeros((n, H)),
+        latents=jnp.broadcast_to(u, (n, H, K)),
+    )
+
+
+def same(a, b) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
+
+
+def test_macro_transitions_golden():
+    batch = windows(1)._replace(
+        rewards=jnp.array([[1.0, 2.0, 0.0, 4.0]]), terminated=jnp.array([[0.0, 0.0, 0.0, 1.0]])
+    )
+    macro = macro_transitions(batch, 0.5)
+    np.testing.assert_allclose(macro.rewards, [1.0 + 1.0 + 0.0 + 0.5])
+    np.testing.assert_array_equal(macro.observations, batch.observations[:, 0])
+    np.testing.assert_array_equal(macro.next_observations, batch.next_observations[:, 3])
+    np.testing.assert_array_equal(macro.actions, batch.latents[:, 0])
+    np.testing.assert_array_equal(macro.terminated, [1.0])
+
+
+def test_model_losses_golden():
+    model = MLP(2, 1, (), key=KEY)
+    model = jax.tree.map(jnp.ones_like, model)  # s + u + 1
+    s, u = jnp.array([[1.0], [0.0]]), jnp.array([[2.0], [-1.0]])  # 4, 0
+    loss, _ = reward_model_loss(model, s, u, jnp.array([1.0, 2.0]))
+    assert float(loss) == pytest.approx((9.0 + 4.0) / 2)
+    loss, _ = termination_model_loss(model, s, u, jnp.array([0.0, 1.0]))
+    assert float(loss) == pytest.approx((np.log1p(np.exp(4.0)) + np.log(2.0)) / 2, rel=1e-5)
+
+
+def test_novelty_fades_where_the_agent_has_been():
+    tx = optax.adam(1e-3)
+    rnd = RND.create(OBS + K, (32,), 16, tx, *jax.random.split(KEY))
+    seen = jax.random.normal(KEY, (1, OBS)), jnp.zeros((1, K))
+    elsewhere = seen[0] + 3.0, seen[1] + 0.5
+    learn = jax.jit(lambda rnd: rnd.learn(*seen, tx)[0])
+    before, far = float(rnd.novelty(*seen)[0]), float(rnd.novelty(*elsewhere)[0])
+    for _ in range(200):
+        rnd = learn(rnd)
+    assert float(rnd.novelty(*seen)[0]) < 0.01 * before
+    assert float(rnd.novelty(*elsewhere)[0]) > 0.2 * far
+
+
+def test_rewards_of_the_dataset_are_not_read(state, update):
+    batch = windows()
+    other = batch._replace(rewards=batch.rewards.at[:LOGGED].add(100.0))
+    assert same(update(state, batch, KEY), update(state, other, KEY))
+    own = batch._replace(rewards=batch.rewards.at[LOGGED:].add(100.0))
+    assert not same(
+        update(state, batch, KEY)[0].sac.critics, update(state, own, KEY)[0].sac.critics
+    )
+
+
+def test_novelty_is_worth_something_from_its_step_on(state, update):
+    """10 steps are 20 updates; before, the novelty network changes nothing."""
+
+    def critics_after(updates, rnd):
+        sac = state.sac._replace(updates=jnp.int32(updates))
+        return update(state._replace(sac=sac, rnd=rnd), windows(), KEY)[0].sac.critics
+
+    other = state.rnd._replace(target=jax.tree.map(lambda x: 2.0 * x, state.rnd.target))
+    assert same(critics_after(19, state.rnd), critics_after(19, other))
+    assert not same(critics_after(20, state.rnd), critics_after(20, other))
+
+
+def test_novelty_learns_once_from_every_skill(state):
+    batch = windows(5)
+    after, stored = jax.jit(AGENT.observe)(state, batch)
+    assert same(stored, batch)
+    rnd = state.rnd
+    for i in range(5):
+        one = batch.observations[i : i + 1, 0], batch.latents[i : i + 1, 0]
+        rnd, _ = rnd.learn(*one, AGENT.novelty_optimizer)
+    for ours, theirs in zip(jax.tree.leaves(after.rnd), jax.tree.leaves(rnd), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_actor_and_models_move_at_every_second_update(state, update):
+    first, _ = update(state, windows(), KEY)
+    second, _ = update(first, windows(), KEY)
+    assert same(first.sac.actor, state.sac.actor)
+    assert not same(second.sac.actor, first.sac.actor)
+    assert not same(first.reward_model, state.reward_model)
+    assert same(second.reward_model, first.reward_model)
+    assert same(second.prior, state.prior)  # frozen
+
+
+def test_skills_are_the_priors_until_the_first_update(state):
+    observations = jax.random.normal(KEY, (400, OBS))
+    acting = AGENT.acting(state)
+    prior = jnp.tanh(state.prior.params.state_prior(observations).mode())
+    np.testing.assert_allclose(AGENT.choose(acting, observations, None)[1], prior, atol=1e-6)
+    drawn = to_latent(AGENT.choose(acting, observations, KEY)[1])
+    assert float(drawn.std()) == pytest.approx(1.0, abs=0.15)
+    trained = acting._replace(untrained=jnp.array(False))
+    mode = state.sac.actor.params(observations).mode()
+    np.testing.assert_allclose(AGENT.choose(trained, observations, None)[1], mode, atol=1e-6)
+
+
+def test_actions_follow_the_chosen_skill(state):
+    observations = jax.random.normal(KEY, (5, OBS))
+    acting, u = AGENT.choose(AGENT.acting(state), observations, KEY)
+    actions, _ = AGENT.act_deterministic(acting, observations)
+    expected = state.prior.params.decode(observations, to_latent(u))
+    np.testing.assert_allclose(actions, expected, atol=1e-6)
+
+
+def test_labels_are_what_the_encoder_finds(state):
+    batch = windows(7)
+    z = state.prior.params.encode_mean(batch.observations, batch.actions)
+    np.testing.assert_allclose(AGENT.label(state, batch), jnp.tanh(z), atol=1e-6)
+    np.testing.assert_allclose(to_latent(jnp.tanh(z)), z, atol=1e-3)
+    assert np.isfinite(to_latent(jnp.ones((1, 2)))).all()
+
+
+def test_roll_back_takes_the_skill_policy_only(state, update):
+    acting = AGENT.acting(state)
+    later, _ = update(update(state, windows(), KEY)[0], windows(), KEY)
+    back = AGENT.roll_back(later, acting)
+    assert same(back.sac.actor.params, state.sac.actor.params)
+    assert same(back.sac.critics, later.sac.critics)
