@@ -258,9 +258,22 @@ SMALL = {
         "supe": {"hidden": (16,), "novelty_features": 8, "bonus_from": 200},
         "sac": {"hidden": (16,), "critics": 3, "actor_every": 2},
     },
+    "spaars-supe": {
+        "opal": {"updates": 250, "hidden": (16,), "recurrent": 8, "latent_dim": 2},
+        "supe": {"hidden": (16,), "novelty_features": 8, "bonus_from": 200},
+        "sac": {"hidden": (16,), "critics": 3, "actor_every": 2},
+        "raw": {"hidden": (16,), "critics": 3},
+        "gate": {
+            "earliest_step": 240,
+            "latest_step": 240,
+            "plateau_window": 240,
+            "ramp_steps": 40,
+        },
+        "deployment": {"rule": "latest"},
+    },
 }
 # With skills, training episodes must not end inside one.
-TASK = {"supe": "point-on"}
+TASK = {"supe": "point-on", "spaars-supe": "point-on"}
 
 
 @pytest.mark.usefixtures("point_task")

@@ -103,8 +103,13 @@ class SkillAgent(Agent, Protocol):
         Without a key, as evaluation chooses.
         """
 
-    def observe(self, state: Any, windows: Batch) -> tuple[Any, Batch]:
-        """Look at what was just acted, windows (n, H, ...) in order, before it is stored."""
+    def observe(
+        self, state: Any, windows: Batch, facts: dict[str, Float[Array, "n time"]]
+    ) -> tuple[Any, Batch]:
+        """Look at what was just acted, windows (n, H, ...) in order, before it is stored.
+
+        `facts` are what `act` said with every action.
+        """
 
 
 class SingleActor:

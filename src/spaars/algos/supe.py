@@ -237,7 +237,9 @@ class Supe:
 
     # ------------------------------------------------------------------ online
 
-    def observe(self, state: SupeState, windows: Batch) -> tuple[SupeState, Batch]:
+    def observe(
+        self, state: SupeState, windows: Batch, facts: dict[str, Float[Array, "n time"]]
+    ) -> tuple[SupeState, Batch]:
         """The novelty network learns from each skill just acted, once, in order."""
         assert windows.latents is not None
         obs = state.sac.normaliser(windows.observations[:, :1])

@@ -51,6 +51,7 @@ def check(config: TrainConfig) -> None:
         "--opal.recurrent": c.opal.recurrent,
         "--opal.batch-size": c.opal.batch_size,
         "--supe.novelty-features": c.supe.novelty_features,
+        "--raw.critics": c.raw.critics,
     }
     for flag, value in positive.items():
         if value < 1:
@@ -120,6 +121,8 @@ def check(config: TrainConfig) -> None:
         "--iql.discount": c.iql.discount,
         "--iql.expectile": c.iql.expectile,
         "--iql.tau": c.iql.tau,
+        "--raw.discount": c.raw.discount,
+        "--raw.tau": c.raw.tau,
         "--sac.discount": c.sac.discount,
         "--sac.tau": c.sac.tau,
     }.items():
@@ -152,6 +155,7 @@ def check(config: TrainConfig) -> None:
         "--sac.initial-temperature": c.sac.initial_temperature,
         "--bc.learning-rate": c.bc.learning_rate,
         "--opal.learning-rate": c.opal.learning_rate,
+        "--raw.learning-rate": c.raw.learning_rate,
         "--supe.learning-rate": c.supe.learning_rate,
         "--supe.novelty-learning-rate": c.supe.novelty_learning_rate,
     }.items():

@@ -14,6 +14,7 @@ from spaars.algos.gate import GateConfig
 from spaars.algos.iql import IQL, IQLConfig
 from spaars.algos.sac import SAC, SACConfig
 from spaars.algos.spaars import Spaars
+from spaars.algos.spaars_supe import RawConfig, SpaarsSupe
 from spaars.algos.supe import Supe, SupeConfig
 from spaars.data import Dataset
 from spaars.data.sources import absolute
@@ -44,7 +45,8 @@ class TrainConfig:
     task: tyro.conf.Suppress[str]
     """Task name, such as hopper-medium; on the command line the first word, not a flag."""
     method: str = "spaars"
-    """spaars, latent-only (its gate never opens), or a peer: iql, rlpd, sac, bc, supe."""
+    """spaars; spaars-supe, with skills instead of single actions; latent-only, whose gate never
+    opens; or a peer: iql, rlpd, sac, bc, supe."""
     preset: Preset = "quick"
     """Starting point of all other values: smoke (a minute, touches every phase), quick (minutes),
     full (hours)."""
@@ -71,6 +73,7 @@ class TrainConfig:
     bc: BCConfig = BCConfig()
     opal: OpalConfig = OpalConfig()
     supe: SupeConfig = SupeConfig()
+    raw: RawConfig = RawConfig()
 
     def agent(self) -> Agent:
         """The agent that this configuration describes."""
@@ -93,9 +96,13 @@ def _spaars(c: TrainConfig) -> Agent:
     return Spaars(c.prior, c.offline, c.learner, c.gate, c.online.utd)
 
 
-def _supe(c: TrainConfig) -> Agent:
+def _supe(c: TrainConfig) -> Supe:
     logged = round(c.sac.batch_size * (c.online.offline_fraction or 0.0))
     return Supe(c.opal, c.supe, c.sac, c.online.utd, logged)
+
+
+def _spaars_supe(c: TrainConfig) -> Agent:
+    return SpaarsSupe(_supe(c), c.raw, c.gate)
 
 
 # The harness (data, replay, envs, evaluation) is shared, so that a comparison differs in the
@@ -103,6 +110,44 @@ def _supe(c: TrainConfig) -> Agent:
 # on two cores; a comment says where not.
 _LATEST = {"rule": "latest"}
 _PLAIN_REPLAY = {"start_fraction": 0.0, "recent_fraction": 0.0}
+
+_SUPE: dict[str, Any] = {
+    "online": {
+        "chunk": 40,  # whole skills, and whole chunks in the kitchen's 280 steps
+        "utd": 20,
+        **_PLAIN_REPLAY,
+        "learning_starts": 5_000,
+    },
+    "sac": {
+        "hidden": (256, 256, 256),
+        "critics": 10,
+        "layer_norm": True,
+        "target_subset": 2,
+        "actor_aggregate": "mean",
+        "actor_every": 20,
+        "target_entropy_scale": 0.5,
+        "entropy_backup": False,
+    },
+}
+# Published: 1,000,000 updates of the prior, 300,000 steps, 20 updates per step of ten critics. One
+# update per step of five, the actor at every fourth, fits two cores.
+_SUPE_PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "opal": {"updates": 250, "hidden": (64, 64), "recurrent": 32, "batch_size": 64},
+        "supe": {"hidden": (64, 64), "novelty_features": 32, "bonus_from": 400},
+        "sac": {"hidden": (64, 64), "critics": 3, "actor_every": 1, "batch_size": 64},
+        "online": {"steps": 1_600, "utd": 1, "learning_starts": 400},
+        "log_every": 200,
+        "checkpoint_every": 400,
+        "evaluation": {"every": 400},
+    },
+    "quick": {
+        "opal": {"updates": 20_000},
+        "sac": {"critics": 5, "actor_every": 4, "batch_size": 128},
+        "online": {"steps": 100_000, "utd": 1},
+        "evaluation": {"every": 10_000},
+    },
+}
 
 METHODS: dict[str, Method] = {
     "spaars": Method(build=_spaars, sections=("prior", "offline", "learner", "gate")),
@@ -181,43 +226,26 @@ METHODS: dict[str, Method] = {
     "supe": Method(
         build=_supe,
         sections=("opal", "supe", "sac"),
-        settings={
-            "online": {
-                "chunk": 40,  # whole skills, and whole chunks in the kitchen's 280 steps
-                "utd": 20,
-                **_PLAIN_REPLAY,
-                "learning_starts": 5_000,
-            },
-            "sac": {
-                "hidden": (256, 256, 256),
-                "critics": 10,
-                "layer_norm": True,
-                "target_subset": 2,
-                "actor_aggregate": "mean",
-                "actor_every": 20,
-                "target_entropy_scale": 0.5,
-                "entropy_backup": False,
-            },
-            "deployment": _LATEST,
-        },
+        settings={**_SUPE, "deployment": _LATEST},
+        presets=_SUPE_PRESETS,
+    ),
+    "spaars-supe": Method(
+        build=_spaars_supe,
+        sections=("opal", "supe", "sac", "raw", "gate"),
+        settings=_SUPE,
         presets={
-            "smoke": {
-                "opal": {"updates": 250, "hidden": (64, 64), "recurrent": 32, "batch_size": 64},
-                "supe": {"hidden": (64, 64), "novelty_features": 32, "bonus_from": 400},
-                "sac": {"hidden": (64, 64), "critics": 3, "actor_every": 1, "batch_size": 64},
-                "online": {"steps": 1_600, "utd": 1, "learning_starts": 400},
-                "log_every": 200,
-                "checkpoint_every": 400,
-                "evaluation": {"every": 400},
+            "smoke": _SUPE_PRESETS["smoke"]
+            | {
+                "raw": {"hidden": (64, 64), "critics": 3, "cloning_steps": 400},
+                "gate": {
+                    "earliest_step": 800,
+                    "latest_step": 1_200,
+                    "ramp_steps": 200,
+                    "plateau_window": 400,
+                },
             },
-            # Published: 1,000,000 updates of the prior, 300,000 steps, 20 updates per step of ten
-            # critics. One update per step of five, the actor at every fourth, fits two cores.
-            "quick": {
-                "opal": {"updates": 20_000},
-                "sac": {"critics": 5, "actor_every": 4, "batch_size": 128},
-                "online": {"steps": 100_000, "utd": 1},
-                "evaluation": {"every": 10_000},
-            },
+            "quick": _SUPE_PRESETS["quick"]
+            | {"gate": {"earliest_step": 20_000, "latest_step": 50_000}},
         },
     ),
     "bc": Method(

@@ -126,10 +126,11 @@ class OnlineLoop:
 
         Returns means per seed (S,), finished episodes, and trials that ended with them.
         """
-        transitions, facts, episodes, verdicts = self._collect()
+        transitions, steps, episodes, verdicts = self._collect()
+        facts = {name: values.mean(1) for name, values in steps.items()}
         self._roll_back({e.seed for e, verdict in verdicts if verdict.event == "rollback"})
         if self.skills is not None:
-            self.state, transitions = self._observe(self.state, transitions)
+            self.state, transitions = self._observe(self.state, transitions, steps)
         self.replay = self.replay._replace(ring=self._insert(self.replay.ring, transitions))
         metrics = facts
         if self.envs.env_steps > self.config.learning_starts:
@@ -204,11 +205,11 @@ class OnlineLoop:
         if skills:
             chunk = chunk._replace(latents=np.stack(skills, 1))  # type: ignore[arg-type]
         host_facts = jax.device_get(facts)
-        means = {
-            name: np.mean([f[name] for f in host_facts], axis=0)
+        of_steps = {
+            name: np.stack([f[name] for f in host_facts], 1)
             for name in (host_facts[0] if host_facts else {})
         }
-        return chunk, means, episodes, verdicts
+        return chunk, of_steps, episodes, verdicts
 
     def _refuse_broken_skill(self, episode: Episode) -> None:
         if self.skills is not None and self.envs.env_steps % self.skills.skill_length:
@@ -264,15 +265,15 @@ def _choose(
     return over_seeds(one, mapping)(acting, proven, explores, observations, keys)
 
 
-def _observe(agent: SkillAgent, mapping: Mapping, state: Any, chunk: Batch) -> Any:
+def _observe(agent: SkillAgent, mapping: Mapping, state: Any, chunk: Batch, facts: Any) -> Any:
     length = agent.skill_length
 
-    def one(state: Any, chunk: Batch) -> Any:
-        windows = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), chunk)
-        state, windows = agent.observe(state, windows)
+    def one(state: Any, chunk: Batch, facts: Any) -> Any:
+        windows, facts = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), (chunk, facts))
+        state, windows = agent.observe(state, windows, facts)
         return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), windows)
 
-    return over_seeds(one, mapping)(state, chunk)
+    return over_seeds(one, mapping)(state, chunk, facts)
 
 
 def _label(agent: SkillAgent, state: Any, replay: Replay) -> Any:

@@ -1,0 +1,342 @@
+"""SPAARS-SUPE: explore with OPAL skills, and hand over to a raw policy, step by step.
+
+The skill side is SUPE, unchanged. Beside it a critic ensemble learns Q(s, a) of primitive steps
+from the same experience, without the novelty bonus; a raw policy clones what the low-level policy
+does; and at every primitive step inside a skill the gate compares the two. A skill in which the
+raw policy acted is relabelled in hindsight by the encoder, so that the skill critics stay
+consistent. Design section 2.6.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from spaars.algos import latent, supe
+from spaars.algos.agent import Facts, Phase
+from spaars.algos.gate import GateConfig, gate_open, paired_advantage, raw_share_limit
+from spaars.algos.sac import critic_loss, td_targets
+from spaars.algos.spaars import NOT_ARMED
+from spaars.algos.supe import Supe, SupeState, to_latent
+from spaars.data.replay import Batch
+from spaars.nn import Critics, Learner, Metrics, TanhGaussianPolicy, descend, polyak
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RawConfig:
+    """The raw policy and the critics of primitive steps beside a skill policy."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers."""
+    critics: int = 5
+    """Ensemble size E; the minimum over all is every target and the raw policy's aim."""
+    learning_rate: float = 3e-4
+    """Adam's step size."""
+    discount: float = 0.99
+    """Discount per environment step."""
+    tau: float = 0.005
+    """Target critics move by this fraction per update."""
+    temperature: float = 0.01
+    """What a nat of the raw policy's entropy is worth, in units of return."""
+    cloning_weight: float = 1.0
+    """Weight of cloning in the raw loss until the hand-over."""
+    cloning_weight_end: float = 0.001
+    """Weight of cloning once annealed."""
+    cloning_steps: int = 10_000
+    """Environment steps after the hand-over over which the cloning weight is annealed."""
+
+
+class Acting(NamedTuple):
+    """What `choose` and `act` read."""
+
+    skill: supe.Acting
+    raw: TanhGaussianPolicy
+    critics: Critics
+    armed: Bool[Array, ""]
+    raw_share: Float[Array, ""]
+
+
+class SpaarsSupeState(NamedTuple):
+    skill: SupeState
+    critics: Learner[Critics]
+    """Q(s, a) of primitive steps."""
+    target_critics: Critics
+    raw: Learner[TanhGaussianPolicy]
+    armed_at: Int[Array, ""]
+    """Count of updates when the gate was armed; NOT_ARMED before."""
+
+
+def primitive_transitions(windows: Batch) -> tuple[Batch, Bool[Array, " n"]]:
+    """The steps of windows (b, H, ...) as transitions (b H, ...), and which end a skill."""
+    b, length = windows.rewards.shape
+    flat = jax.tree.map(lambda x: x.reshape(b * length, *x.shape[2:]), windows)
+    return flat, jnp.tile(jnp.arange(length) == length - 1, b)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpaarsSupe:
+    """The agent (see `spaars.algos.agent.SkillAgent`)."""
+
+    skills: Supe = Supe()
+    raw: RawConfig = RawConfig()
+    gate: GateConfig = GateConfig()
+
+    @property
+    def batch_size(self) -> int:
+        return self.skills.batch_size
+
+    @property
+    def discount(self) -> float:
+        return self.raw.discount
+
+    @property
+    def skill_length(self) -> int:
+        return self.skills.skill_length
+
+    @property
+    def skill_dim(self) -> int:
+        return self.skills.skill_dim
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        return optax.adam(self.raw.learning_rate)
+
+    def init(
+        self, key: PRNGKeyArray, observation_mean: Array, observation_std: Array, action_dim: int
+    ) -> SpaarsSupeState:
+        c, tx = self.raw, self.optimizer
+        skill_key, critic_key, raw_key = jax.random.split(key, 3)
+        dim = observation_mean.shape[0]
+        critics = Critics(dim, action_dim, c.hidden, c.critics, key=critic_key)
+        return SpaarsSupeState(
+            skill=self.skills.init(skill_key, observation_mean, observation_std, action_dim),
+            critics=Learner.create(critics, tx),
+            target_critics=critics,
+            raw=Learner.create(TanhGaussianPolicy(dim, action_dim, c.hidden, key=raw_key), tx),
+            armed_at=jnp.int32(NOT_ARMED),
+        )
+
+    # ------------------------------------------------------------------ offline
+
+    def offline_phases(self) -> tuple[Phase, ...]:
+        def on_skill_side(phase: Phase) -> Phase:
+            def update(state: SpaarsSupeState, batch: Batch, key: PRNGKeyArray) -> Any:
+                skill, metrics = phase.update(state.skill, batch, key)
+                return state._replace(skill=skill), metrics
+
+            return phase._replace(update=update)
+
+        return tuple(on_skill_side(phase) for phase in self.skills.offline_phases())
+
+    def label(self, state: SpaarsSupeState, windows: Batch) -> Float[Array, "n k"]:
+        return self.skills.label(state.skill, windows)
+
+    def begin_online(self, state: SpaarsSupeState) -> SpaarsSupeState:
+        if self.gate.rule == "always":
+            return state._replace(armed_at=jnp.zeros_like(state.armed_at))
+        return state
+
+    def hand_over(self, state: SpaarsSupeState, armed: Bool[Array, ""]) -> SpaarsSupeState:
+        fresh = armed & (state.armed_at == NOT_ARMED)
+        return state._replace(armed_at=jnp.where(fresh, self.updates(state), state.armed_at))
+
+    @staticmethod
+    def updates(state: SpaarsSupeState) -> Int[Array, ""]:
+        return state.skill.sac.updates
+
+    def steps_since_armed(self, state: SpaarsSupeState) -> Float[Array, ""]:
+        since = self.updates(state) - state.armed_at
+        armed = state.armed_at != NOT_ARMED
+        return jnp.where(armed, since.astype(jnp.float32) / self.skills.utd, 0.0)
+
+    def raw_share(self, state: SpaarsSupeState) -> Float[Array, ""]:
+        if self.gate.rule == "always":
+            return jnp.ones_like(self.updates(state), jnp.float32)
+        since = self.steps_since_armed(state)
+        return raw_share_limit(since, self.gate.raw_share_cap, self.gate.ramp_steps)
+
+    # ------------------------------------------------------------------ acting
+
+    def acting(self, state: SpaarsSupeState) -> Acting:
+        return Acting(
+            skill=self.skills.acting(state.skill),
+            raw=state.raw.params,
+            critics=state.critics.params,
+            armed=state.armed_at != NOT_ARMED,
+            raw_share=self.raw_share(state),
+        )
+
+    def choose(
+        self, acting: Acting, observations: Float[Array, "n obs"], key: PRNGKeyArray | None
+    ) -> tuple[Acting, Float[Array, "n k"]]:
+        skill, u = self.skills.choose(acting.skill, observations, key)
+        return acting._replace(skill=skill), u
+
+    def raw_wins(
+        self,
+        critics: Critics,
+        observations: Float[Array, "b obs"],
+        raw_actions: Float[Array, "b act"],
+        decoded_actions: Float[Array, "b act"],
+    ) -> Bool[Array, " b"]:
+        """Whether an armed gate is open at these states."""
+        if self.gate.rule in ("always", "step"):
+            return jnp.ones(observations.shape[:-1], bool)
+        q_raw = critics(observations, raw_actions)
+        q_decoded = critics(observations, decoded_actions)
+        return gate_open(q_raw, q_decoded, self.gate.pessimism, self.gate.margin)
+
+    def act(
+        self, acting: Acting, observations: Float[Array, "n obs"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "n act"], Facts]:
+        skill_key, raw_key, share_key = jax.random.split(key, 3)
+        decoded, _ = self.skills.act(acting.skill, observations, skill_key)
+        pi_a, raw_wins = self._compare(acting, observations)
+        use_raw = raw_wins & (jax.random.uniform(share_key, raw_wins.shape) < acting.raw_share)
+        actions = jnp.where(use_raw[..., None], pi_a.sample(raw_key), decoded)
+        return actions, {
+            "raw_share": use_raw.astype(jnp.float32),
+            "gate": raw_wins.astype(jnp.float32),
+        }
+
+    def act_deterministic(
+        self, acting: Acting, observations: Float[Array, "n obs"]
+    ) -> tuple[Float[Array, "n act"], Facts]:
+        """Modes; an open gate is always obeyed, whatever the limit."""
+        decoded, _ = self.skills.act_deterministic(acting.skill, observations)
+        pi_a, raw_wins = self._compare(acting, observations)
+        share = raw_wins.astype(jnp.float32)
+        actions = jnp.where(raw_wins[..., None], pi_a.mode(), decoded)
+        return actions, {"raw_share": share, "gate": share}
+
+    def _compare(self, acting: Acting, observations: Array) -> tuple[Any, Bool[Array, " n"]]:
+        obs = acting.skill.normaliser(observations)
+        pi_a = acting.raw(obs)
+        decoded = acting.skill.prior.decode(obs, to_latent(acting.skill.skills))
+        return pi_a, acting.armed & self.raw_wins(acting.critics, obs, pi_a.mode(), decoded)
+
+    # ------------------------------------------------------------------ online
+
+    def observe(
+        self, state: SpaarsSupeState, windows: Batch, facts: dict[str, Float[Array, "n time"]]
+    ) -> tuple[SpaarsSupeState, Batch]:
+        """Skills in which the raw policy acted become what the encoder takes them for."""
+        assert windows.latents is not None
+        if "raw_share" in facts:
+            touched = (facts["raw_share"] > 0.0).any(-1)
+            found = self.skills.label(state.skill, windows)
+            found = jnp.broadcast_to(found[:, None], windows.latents.shape)
+            u = jnp.where(touched[:, None, None], found, windows.latents)
+            windows = windows._replace(latents=u)
+        skill, windows = self.skills.observe(state.skill, windows, facts)
+        return state._replace(skill=skill), windows
+
+    def update(
+        self, state: SpaarsSupeState, windows: Batch, key: PRNGKeyArray
+    ) -> tuple[SpaarsSupeState, Metrics]:
+        """One update of the skill side, of the primitive critics and of the raw policy."""
+        c, tx = self.raw, self.optimizer
+        skill_key, target_key, policy_key = jax.random.split(key, 3)
+
+        # 1. SUPE.
+        before = state.skill
+        skill, metrics = self.skills.update(before, windows, skill_key)
+        metrics = {f"skill_{name}": value for name, value in metrics.items()}
+        state = state._replace(skill=skill)
+
+        # 2. Critics of primitive steps, from what the agent itself did: rewards are known there.
+        own = jax.tree.map(lambda x: x[self.skills.logged_rows :], windows)
+        batch, ends_skill = primitive_transitions(own)
+        batch = before.sac.normaliser.batch(batch)
+        next_values = self.next_values(state, batch, ends_skill, target_key)
+        targets = td_targets(batch.rewards, batch.terminated, next_values, c.discount)
+        critics, critic_metrics = descend(
+            critic_loss, state.critics, tx, batch.observations, batch.actions, targets
+        )
+        state = state._replace(critics=critics)
+
+        # 3. Raw policy: clones throughout; once the gate is armed it also climbs the critics.
+        state, raw_metrics = self.update_raw(state, batch, policy_key)
+
+        # 4. Target critics follow.
+        state = state._replace(target_critics=polyak(critics.params, state.target_critics, c.tau))
+        return state, metrics | critic_metrics | raw_metrics
+
+    def next_values(
+        self,
+        state: SpaarsSupeState,
+        batch: Batch,
+        ends_skill: Bool[Array, " b"],
+        key: PRNGKeyArray,
+    ) -> Float[Array, " b"]:
+        """min_e Q'(s', a') of the action of who acts at s': the running skill, or the next one."""
+        assert batch.latents is not None
+        choose_key, skill_key, raw_key, share_key = jax.random.split(key, 4)
+        obs, prior, target = batch.next_observations, state.skill.prior.params, state.target_critics
+        chosen = state.skill.sac.actor.params(obs).sample(choose_key)
+        u = jnp.where(ends_skill[:, None], chosen, batch.latents)
+        pi = prior.low_level(obs, to_latent(u))
+        decoded = jnp.clip(pi.sample(skill_key), -1.0, 1.0)
+        pi_a = state.raw.params(obs)
+        mode = jnp.clip(pi.mode(), -1.0, 1.0)
+        raw_wins = self.raw_wins(target, obs, pi_a.mode(), mode)
+        obeyed = jax.random.uniform(share_key, raw_wins.shape) < self.raw_share(state)
+        use_raw = (state.armed_at != NOT_ARMED) & raw_wins & obeyed
+        actions = jnp.where(use_raw[:, None], pi_a.sample(raw_key), decoded)
+        return target(obs, actions).min(0)
+
+    def update_raw(
+        self, state: SpaarsSupeState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[SpaarsSupeState, Metrics]:
+        c, tx = self.raw, self.optimizer
+        assert batch.latents is not None
+        obs, critics = batch.observations, state.critics.params
+        skill_key, raw_key = jax.random.split(key)
+        pi = state.skill.prior.params.low_level(obs, to_latent(batch.latents))
+        decoded = jnp.clip(pi.sample(skill_key), -1.0, 1.0)
+        progress = self.steps_since_armed(state) / max(c.cloning_steps, 1)
+        weight = latent.linear_anneal(c.cloning_weight, c.cloning_weight_end, progress)
+        armed = (state.armed_at != NOT_ARMED).astype(jnp.float32)
+
+        def loss(policy: TanhGaussianPolicy) -> Array:
+            actions, log_probs = policy(obs).sample_and_log_prob(raw_key)
+            climb = latent.scaled_policy_loss(
+                log_probs, critics(obs, actions).min(0), c.temperature
+            )
+            return weight * latent.cloning_loss(policy(obs), decoded) + armed * climb
+
+        value, grads = jax.value_and_grad(loss)(state.raw.params)
+        raw = state.raw.apply(grads, tx)
+        return state._replace(raw=raw), {"raw_loss": value, "cloning_weight": weight}
+
+    # ------------------------------------------------------------------ evidence
+
+    def evidence(self, state: SpaarsSupeState, windows: Batch) -> Metrics:
+        """As `Spaars.evidence`, on the agent's own steps and the skills it ran there."""
+        own = jax.tree.map(lambda x: x[self.skills.logged_rows :], windows)
+        batch, _ = primitive_transitions(own)
+        assert batch.latents is not None
+        obs, critics = state.skill.sac.normaliser(batch.observations), state.critics.params
+        raw = state.raw.params(obs).mode()
+        decoded = state.skill.prior.params.decode(obs, to_latent(batch.latents))
+        cloning_error = jnp.linalg.norm(raw - decoded, axis=-1).mean()
+        slope = jax.grad(lambda a: critics(obs, a).min(0).sum())(decoded)
+        lipschitz = jnp.quantile(jnp.linalg.norm(slope, axis=-1), 0.95)
+        advantage = paired_advantage(critics(obs, raw), critics(obs, decoded), self.gate.pessimism)
+        return {
+            "cloning_error": cloning_error,
+            "lipschitz": lipschitz,
+            "handover_bound": lipschitz * cloning_error / (1.0 - self.raw.discount),
+            "value": critics(obs, decoded).min(0).mean(),
+            "gate_advantage": advantage.mean(),
+            "gate_would_open": (advantage > self.gate.margin).astype(jnp.float32).mean(),
+        }
+
+    def roll_back(self, state: SpaarsSupeState, acting: Acting) -> SpaarsSupeState:
+        return state._replace(
+            skill=self.skills.roll_back(state.skill, acting.skill),
+            raw=state.raw._replace(params=acting.raw),
+        )
