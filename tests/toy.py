@@ -52,7 +52,9 @@ gymnasium.register(
 
 POINT = Task(name="point", env_id="SpaarsPoint-v0", reference_min=5.5, reference_max=37.2)
 """5.5: the mean return of uniformly random actions; 37.2: of `controller(GOAL)` without noise."""
-POINT_ON = dataclasses.replace(POINT, name="point-on", training_kwargs={"falls": False})
+POINT_ON = dataclasses.replace(
+    POINT, name="point-on", training_kwargs={"falls": False}, whole_episodes=True
+)
 """In training its episodes go on after a fall, as methods with skills need it."""
 
 

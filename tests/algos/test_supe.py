@@ -26,6 +26,7 @@ AGENT = Supe(
     supe=SupeConfig(hidden=(16,), novelty_features=8, bonus_from=10, bonus=5.0),
     sac=SACConfig(hidden=(16,), critics=3, actor_every=2, batch_size=B, entropy_backup=False),
     utd=2,
+    learning_starts=2,
     logged_rows=LOGGED,
 )
 
@@ -102,15 +103,15 @@ def test_rewards_of_the_dataset_are_not_read(state, update):
 
 
 def test_novelty_is_worth_something_from_its_step_on(state, update):
-    """10 steps are 20 updates; before, the novelty network changes nothing."""
+    """Step 10 is update 16: 2 steps before the first, then 2 updates each."""
 
     def critics_after(updates, rnd):
         sac = state.sac._replace(updates=jnp.int32(updates))
         return update(state._replace(sac=sac, rnd=rnd), windows(), KEY)[0].sac.critics
 
     other = state.rnd._replace(target=jax.tree.map(lambda x: 2.0 * x, state.rnd.target))
-    assert same(critics_after(19, state.rnd), critics_after(19, other))
-    assert not same(critics_after(20, state.rnd), critics_after(20, other))
+    assert same(critics_after(15, state.rnd), critics_after(15, other))
+    assert not same(critics_after(16, state.rnd), critics_after(16, other))
 
 
 def test_novelty_learns_once_from_every_skill(state):
@@ -138,20 +139,21 @@ def test_actor_and_models_move_at_every_second_update(state, update):
 def test_skills_are_the_priors_until_the_first_update(state):
     observations = jax.random.normal(KEY, (400, OBS))
     acting = AGENT.acting(state)
-    prior = jnp.tanh(state.prior.params.state_prior(observations).mode())
-    np.testing.assert_allclose(AGENT.choose(acting, observations, None)[1], prior, atol=1e-6)
-    drawn = to_latent(AGENT.choose(acting, observations, KEY)[1])
+    prior = jnp.tanh(state.prior.params.acting.state_prior(observations).mode())
+    np.testing.assert_allclose(AGENT.choose(acting, observations, None), prior, atol=1e-6)
+    drawn = to_latent(AGENT.choose(acting, observations, KEY))
     assert float(drawn.std()) == pytest.approx(1.0, abs=0.15)
     trained = acting._replace(untrained=jnp.array(False))
     mode = state.sac.actor.params(observations).mode()
-    np.testing.assert_allclose(AGENT.choose(trained, observations, None)[1], mode, atol=1e-6)
+    np.testing.assert_allclose(AGENT.choose(trained, observations, None), mode, atol=1e-6)
 
 
 def test_actions_follow_the_chosen_skill(state):
     observations = jax.random.normal(KEY, (5, OBS))
-    acting, u = AGENT.choose(AGENT.acting(state), observations, KEY)
-    actions, _ = AGENT.act_deterministic(acting, observations)
-    expected = state.prior.params.decode(observations, to_latent(u))
+    acting = AGENT.acting(state)
+    u = AGENT.choose(acting, observations, KEY)
+    actions, _ = AGENT.act_deterministic((acting, u), observations)
+    expected = state.prior.params.acting.decode(observations, to_latent(u))
     np.testing.assert_allclose(actions, expected, atol=1e-6)
 
 
@@ -169,3 +171,9 @@ def test_roll_back_takes_the_skill_policy_only(state, update):
     back = AGENT.roll_back(later, acting)
     assert same(back.sac.actor.params, state.sac.actor.params)
     assert same(back.sac.critics, later.sac.critics)
+    # The offline policy draws skills from the prior, whatever the critics have learned since.
+    observations = jax.random.normal(KEY, (5, OBS))
+    skills = AGENT.choose(AGENT.acting(back), observations, KEY)
+    np.testing.assert_array_equal(skills, AGENT.choose(acting, observations, KEY))
+    again, _ = update(back, windows(), KEY)
+    assert not bool(again.untrained)

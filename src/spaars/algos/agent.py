@@ -82,6 +82,7 @@ class SkillAgent(Agent, Protocol):
     """An agent that chooses a skill and follows it for H steps.
 
     It learns from windows of H rows (data/replay.py): its updates take leaves (batch, H, ...).
+    In the place of `acting`, its `act` and `act_deterministic` take (acting, skills (n, k)).
     """
 
     @property
@@ -97,11 +98,8 @@ class SkillAgent(Agent, Protocol):
 
     def choose(
         self, acting: Any, observations: Float[Array, "n obs"], key: PRNGKeyArray | None
-    ) -> tuple[Any, Float[Array, "n k"]]:
-        """At the first of every H steps: `acting` with new skills for these, and the skills.
-
-        Without a key, as evaluation chooses.
-        """
+    ) -> Float[Array, "n k"]:
+        """Skills for the next H steps; without a key, as evaluation chooses."""
 
     def observe(
         self, state: Any, windows: Batch, facts: dict[str, Float[Array, "n time"]]

@@ -1,6 +1,6 @@
 """SPAARS-SUPE: explore with OPAL skills, and hand over to a raw policy, step by step.
 
-The skill side is SUPE, unchanged. Beside it a critic ensemble learns Q(s, a) of primitive steps
+The skill side is SUPE's. Beside it a critic ensemble learns Q(s, a) of primitive steps
 from the same experience, without the novelty bonus; a raw policy clones what the low-level policy
 does; and at every primitive step inside a skill the gate compares the two. A skill in which the
 raw policy acted is relabelled in hindsight by the encoder, so that the skill critics stay
@@ -22,7 +22,7 @@ from spaars.algos.sac import critic_loss, td_targets
 from spaars.algos.spaars import NOT_ARMED
 from spaars.algos.supe import Supe, SupeState, to_latent
 from spaars.data.replay import Batch
-from spaars.nn import Critics, Learner, Metrics, TanhGaussianPolicy, descend, polyak
+from spaars.nn import Critics, Learner, Metrics, TanhGaussianPolicy, TanhNormal, descend, polyak
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,9 @@ class Acting(NamedTuple):
     critics: Critics
     armed: Bool[Array, ""]
     raw_share: Float[Array, ""]
+
+
+Running = tuple[Acting, Float[Array, "n k"]]
 
 
 class SpaarsSupeState(NamedTuple):
@@ -153,7 +156,7 @@ class SpaarsSupe:
         return jnp.where(armed, since.astype(jnp.float32) / self.skills.utd, 0.0)
 
     def raw_share(self, state: SpaarsSupeState) -> Float[Array, ""]:
-        if self.gate.rule == "always":
+        if self.gate.rule in ("always", "step"):
             return jnp.ones_like(self.updates(state), jnp.float32)
         since = self.steps_since_armed(state)
         return raw_share_limit(since, self.gate.raw_share_cap, self.gate.ramp_steps)
@@ -171,9 +174,8 @@ class SpaarsSupe:
 
     def choose(
         self, acting: Acting, observations: Float[Array, "n obs"], key: PRNGKeyArray | None
-    ) -> tuple[Acting, Float[Array, "n k"]]:
-        skill, u = self.skills.choose(acting.skill, observations, key)
-        return acting._replace(skill=skill), u
+    ) -> Float[Array, "n k"]:
+        return self.skills.choose(acting.skill, observations, key)
 
     def raw_wins(
         self,
@@ -190,11 +192,12 @@ class SpaarsSupe:
         return gate_open(q_raw, q_decoded, self.gate.pessimism, self.gate.margin)
 
     def act(
-        self, acting: Acting, observations: Float[Array, "n obs"], key: PRNGKeyArray
+        self, running: Running, observations: Float[Array, "n obs"], key: PRNGKeyArray
     ) -> tuple[Float[Array, "n act"], Facts]:
+        acting, u = running
         skill_key, raw_key, share_key = jax.random.split(key, 3)
-        decoded, _ = self.skills.act(acting.skill, observations, skill_key)
-        pi_a, raw_wins = self._compare(acting, observations)
+        decoded, _ = self.skills.act((acting.skill, u), observations, skill_key)
+        pi_a, raw_wins = self._compare(acting, observations, u)
         use_raw = raw_wins & (jax.random.uniform(share_key, raw_wins.shape) < acting.raw_share)
         actions = jnp.where(use_raw[..., None], pi_a.sample(raw_key), decoded)
         return actions, {
@@ -203,19 +206,22 @@ class SpaarsSupe:
         }
 
     def act_deterministic(
-        self, acting: Acting, observations: Float[Array, "n obs"]
+        self, running: Running, observations: Float[Array, "n obs"]
     ) -> tuple[Float[Array, "n act"], Facts]:
         """Modes; an open gate is always obeyed, whatever the limit."""
-        decoded, _ = self.skills.act_deterministic(acting.skill, observations)
-        pi_a, raw_wins = self._compare(acting, observations)
+        acting, u = running
+        decoded, _ = self.skills.act_deterministic((acting.skill, u), observations)
+        pi_a, raw_wins = self._compare(acting, observations, u)
         share = raw_wins.astype(jnp.float32)
         actions = jnp.where(raw_wins[..., None], pi_a.mode(), decoded)
         return actions, {"raw_share": share, "gate": share}
 
-    def _compare(self, acting: Acting, observations: Array) -> tuple[Any, Bool[Array, " n"]]:
+    def _compare(
+        self, acting: Acting, observations: Array, u: Array
+    ) -> tuple[TanhNormal, Bool[Array, " n"]]:
         obs = acting.skill.normaliser(observations)
         pi_a = acting.raw(obs)
-        decoded = acting.skill.prior.decode(obs, to_latent(acting.skill.skills))
+        decoded = acting.skill.prior.decode(obs, to_latent(u))
         return pi_a, acting.armed & self.raw_wins(acting.critics, obs, pi_a.mode(), decoded)
 
     # ------------------------------------------------------------------ online
@@ -275,7 +281,8 @@ class SpaarsSupe:
         """min_e Q'(s', a') of the action of who acts at s': the running skill, or the next one."""
         assert batch.latents is not None
         choose_key, skill_key, raw_key, share_key = jax.random.split(key, 4)
-        obs, prior, target = batch.next_observations, state.skill.prior.params, state.target_critics
+        obs, prior = batch.next_observations, state.skill.prior.params.acting
+        target = state.target_critics
         chosen = state.skill.sac.actor.params(obs).sample(choose_key)
         u = jnp.where(ends_skill[:, None], chosen, batch.latents)
         pi = prior.low_level(obs, to_latent(u))
@@ -295,7 +302,7 @@ class SpaarsSupe:
         assert batch.latents is not None
         obs, critics = batch.observations, state.critics.params
         skill_key, raw_key = jax.random.split(key)
-        pi = state.skill.prior.params.low_level(obs, to_latent(batch.latents))
+        pi = state.skill.prior.params.acting.low_level(obs, to_latent(batch.latents))
         decoded = jnp.clip(pi.sample(skill_key), -1.0, 1.0)
         progress = self.steps_since_armed(state) / max(c.cloning_steps, 1)
         weight = latent.linear_anneal(c.cloning_weight, c.cloning_weight_end, progress)
@@ -321,7 +328,7 @@ class SpaarsSupe:
         assert batch.latents is not None
         obs, critics = state.skill.sac.normaliser(batch.observations), state.critics.params
         raw = state.raw.params(obs).mode()
-        decoded = state.skill.prior.params.decode(obs, to_latent(batch.latents))
+        decoded = state.skill.prior.params.acting.decode(obs, to_latent(batch.latents))
         cloning_error = jnp.linalg.norm(raw - decoded, axis=-1).mean()
         slope = jax.grad(lambda a: critics(obs, a).min(0).sum())(decoded)
         lipschitz = jnp.quantile(jnp.linalg.norm(slope, axis=-1), 0.95)
@@ -336,7 +343,11 @@ class SpaarsSupe:
         }
 
     def roll_back(self, state: SpaarsSupeState, acting: Acting) -> SpaarsSupeState:
+        # What acted before the gate was armed had no raw policy to go back to.
+        raw = jax.tree.map(
+            lambda old, new: jnp.where(acting.armed, old, new), acting.raw, state.raw.params
+        )
         return state._replace(
             skill=self.skills.roll_back(state.skill, acting.skill),
-            raw=state.raw._replace(params=acting.raw),
+            raw=state.raw._replace(params=raw),
         )

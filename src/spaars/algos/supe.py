@@ -21,13 +21,16 @@ from spaars.algos.sac import SAC, SACConfig, SACState
 from spaars.data.replay import Batch, Normaliser
 from spaars.nn import MLP, Learner, Metrics, TanhGaussianPolicy, descend
 from spaars.nn.distributions import MAX_SQUASHED
-from spaars.priors.opal import OPAL, OpalConfig, opal_loss
+from spaars.priors.opal import OPAL, OpalConfig, SkillDecoder, opal_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SupeConfig:
-    """Exploration with unlabelled data; the defaults are the paper's. SAC over skills is `--sac`,
-    its discount per skill."""
+    """Exploration with unlabelled data; the defaults are the paper's. SAC over skills is `--sac`;
+    there `--sac.discount` is per skill."""
+
+    discount: float = 0.99
+    """Discount per environment step, of the rewards within a skill."""
 
     bonus: float = 8.0
     """Weight of the novelty in every reward."""
@@ -47,12 +50,14 @@ class Acting(NamedTuple):
     """What `choose` and `act` read."""
 
     normaliser: Normaliser
-    prior: OPAL
+    prior: SkillDecoder
     actor: TanhGaussianPolicy
     untrained: Bool[Array, ""]
-    """Before the first update: skills are drawn from the state prior."""
-    skills: Float[Array, "n k"]
-    """The running skill u of every observation's env."""
+    """Skills come from the state prior: the actor has learned nothing yet."""
+
+
+Running = tuple[Acting, Float[Array, "n k"]]
+"""What acts, and the skills u of each observation's env."""
 
 
 class SupeState(NamedTuple):
@@ -64,6 +69,8 @@ class SupeState(NamedTuple):
     """r(s, u): the summed reward of a skill."""
     termination_model: Learner[MLP]
     """Logit of P(a skill ends in a terminal state)."""
+    untrained: Bool[Array, ""]
+    """Until the first update, and after going back to what acted before it."""
 
 
 def macro_transitions(windows: Batch, discount: float) -> Batch:
@@ -111,6 +118,8 @@ class Supe:
     sac: SACConfig = SACConfig()
     utd: int = 20
     """Updates per environment step: `supe.bonus_from` is told in steps."""
+    learning_starts: int = 5_000
+    """Environment steps before the first update, for the same."""
     logged_rows: int = 128
     """The first so many windows of a batch are the dataset's."""
 
@@ -120,7 +129,7 @@ class Supe:
 
     @property
     def discount(self) -> float:
-        return self.sac.discount
+        return self.supe.discount
 
     @property
     def skill_length(self) -> int:
@@ -166,6 +175,7 @@ class Supe:
             ),
             reward_model=models[0],
             termination_model=models[1],
+            untrained=jnp.array(True),
         )
 
     # ------------------------------------------------------------------ offline
@@ -203,37 +213,36 @@ class Supe:
     def acting(self, state: SupeState) -> Acting:
         return Acting(
             normaliser=state.sac.normaliser,
-            prior=state.prior.params,
+            prior=state.prior.params.acting,
             actor=state.sac.actor.params,
-            untrained=state.sac.updates == 0,
-            skills=jnp.zeros((1, self.skill_dim), jnp.float32),
+            untrained=state.untrained,
         )
 
     def choose(
         self, acting: Acting, observations: Float[Array, "n obs"], key: PRNGKeyArray | None
-    ) -> tuple[Acting, Float[Array, "n k"]]:
+    ) -> Float[Array, "n k"]:
         obs = acting.normaliser(observations)
         prior, actor = acting.prior.state_prior(obs), acting.actor(obs)
         if key is None:
             z, u = prior.mode(), actor.mode()
         else:
             z, u = prior.sample(key), actor.sample(key)
-        u = jnp.where(acting.untrained, jnp.tanh(z), u)
-        return acting._replace(skills=u), u
+        return jnp.where(acting.untrained, jnp.tanh(z), u)
 
     def act(
-        self, acting: Acting, observations: Float[Array, "n obs"], key: PRNGKeyArray
+        self, running: Running, observations: Float[Array, "n obs"], key: PRNGKeyArray
     ) -> tuple[Float[Array, "n act"], Facts]:
         """The low-level policy sampled."""
-        pi = acting.prior.low_level(acting.normaliser(observations), to_latent(acting.skills))
+        acting, u = running
+        pi = acting.prior.low_level(acting.normaliser(observations), to_latent(u))
         return jnp.clip(pi.sample(key), -1.0, 1.0), {}
 
     def act_deterministic(
-        self, acting: Acting, observations: Float[Array, "n obs"]
+        self, running: Running, observations: Float[Array, "n obs"]
     ) -> tuple[Float[Array, "n act"], Facts]:
         """The low-level policy's mean. (Published: sampled also in evaluation.)"""
-        obs = acting.normaliser(observations)
-        return acting.prior.decode(obs, to_latent(acting.skills)), {}
+        acting, u = running
+        return acting.prior.decode(acting.normaliser(observations), to_latent(u)), {}
 
     # ------------------------------------------------------------------ online
 
@@ -254,7 +263,7 @@ class Supe:
         self, state: SupeState, windows: Batch, key: PRNGKeyArray
     ) -> tuple[SupeState, Metrics]:
         """One critic update over skills; the rest at every `sac.actor_every`th."""
-        batch = macro_transitions(windows, self.discount)
+        batch = macro_transitions(windows, self.supe.discount)
         obs, n = state.sac.normaliser(batch.observations), self.logged_rows
 
         # 1. Reward and termination model from what the agent itself has seen.
@@ -285,11 +294,11 @@ class Supe:
             "novelty_online": novelty[n:].mean(),
             "logged_rewards": rewards.mean(),
         }
-        return state._replace(sac=sac), metrics
+        return state._replace(sac=sac, untrained=jnp.array(False)), metrics
 
     def steps(self, state: SupeState) -> Float[Array, ""]:
-        """Environment steps since the first update."""
-        return state.sac.updates.astype(jnp.float32) / self.utd
+        """Environment steps so far."""
+        return self.learning_starts + state.sac.updates.astype(jnp.float32) / self.utd
 
     def update_models(
         self, state: SupeState, online: Batch, observations: Float[Array, "b obs"]
@@ -324,4 +333,5 @@ class Supe:
 
     def roll_back(self, state: SupeState, acting: Acting) -> SupeState:
         actor = state.sac.actor._replace(params=acting.actor)
-        return state._replace(sac=state.sac._replace(actor=actor))
+        sac = state.sac._replace(actor=actor)
+        return state._replace(sac=sac, untrained=acting.untrained)

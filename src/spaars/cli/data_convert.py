@@ -79,6 +79,8 @@ def replay(argv: list[str]) -> int:
         raise ConfigError(f"{args.destination}: replays are written as .npz; name it so.")
     if args.repeats < 1:
         raise ConfigError(f"--repeats must be at least 1, got {args.repeats}.")
+    if args.seed < 0:
+        raise ConfigError(f"--seed must be at least 0, got {args.seed}.")
     console = Console()
     with progress_bar(console, "replaying demonstrations") as progress:
         facts = kitchen.replay_demonstrations(

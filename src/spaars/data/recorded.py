@@ -79,6 +79,11 @@ def cache_file(
     if seed < 0:
         raise DataError(f"the recording's seed must be at least 0, got {seed}.")
     file = behaviour_file or task.behaviour_file
+    if task.subtasks:
+        raise DataError(
+            f"{task.name} embeds no data: give a file of demonstrations, --dataset PATH (a D4RL "
+            "HDF5, or replays made with `spaars data convert kitchen-demos`)."
+        )
     if not file.is_file():
         raise DataError(
             f"{task.name} ships no behaviour policy ({file} is absent). Make one with `spaars data "

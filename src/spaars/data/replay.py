@@ -232,6 +232,11 @@ class Replay(NamedTuple):
     """Skills that each seed's prior takes those windows for."""
 
 
+def logged_rows(batch_size: int, offline_fraction: float) -> int:
+    """How many of a batch's windows are the dataset's."""
+    return round(batch_size * offline_fraction)
+
+
 def sample_windows(
     replay: Replay,
     seed_index: Int[Array, ""],
@@ -246,7 +251,7 @@ def sample_windows(
     What is stored in the ring must be a whole number of windows.
     """
     ring = replay.ring
-    logged = round(batch_size * offline_fraction)
+    logged = logged_rows(batch_size, offline_fraction)
     offline_key, online_key = jax.random.split(key)
     parts = []
     if logged:

@@ -28,14 +28,15 @@ class Policy:
         self.acting = acting
         agent = config.agent()
         self._act = jax.jit(agent.act_deterministic)
-        self._skills = agent if isinstance(agent, SkillAgent) else None
-        if self._skills is not None:
-            self._choose = jax.jit(partial(self._skills.choose, key=None))
+        self._length = None
+        if isinstance(agent, SkillAgent):
+            self._length = agent.skill_length
+            self._choose = jax.jit(partial(agent.choose, acting, key=None))
         self.reset()
 
     def reset(self) -> None:
         """An episode begins: what was going on is forgotten."""
-        self._calls = 0
+        self._calls, self._running = 0, self.acting
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """Actions in [-1, 1], (act,) or (n, act), for observations (obs,) or (n, obs)."""
@@ -45,16 +46,16 @@ class Policy:
                 f"the policy takes observations of {self.observation_dim} numbers, "
                 f"got shape {np.shape(observation)}."
             )
-        if self._skills is not None:
-            if self._calls % self._skills.skill_length == 0:
-                self.acting, _ = self._choose(self.acting, observations)
-            elif len(self.acting.skills) != len(observations):
+        if self._length is not None:
+            if self._calls % self._length == 0:
+                self._running = (self.acting, self._choose(observations))
+            elif len(self._running[1]) != len(observations):
                 raise DataError(
-                    f"the policy follows skills of {len(self.acting.skills)} envs, got "
+                    f"the policy follows skills of {len(self._running[1])} envs, got "
                     f"observations of {len(observations)}. Call `reset()` before other episodes."
                 )
             self._calls += 1
-        actions = np.asarray(self._act(self.acting, observations)[0])
+        actions = np.asarray(self._act(self._running, observations)[0])
         return actions[0] if np.ndim(observation) == 1 else actions
 
 

@@ -9,7 +9,10 @@ from spaars.nn.layers import Linear
 
 
 class GRU(eqx.Module):
-    """A gated recurrent unit (Cho et al., 2014), its input products of all steps taken at once."""
+    """A gated recurrent unit (Cho et al., 2014; the reset gate after the product, as PyTorch's).
+
+    The input products of all steps are taken at once.
+    """
 
     inputs: Linear
     """To reset gate, update gate and candidate, side by side."""

@@ -42,16 +42,37 @@ class OpalConfig:
     """Adam's step size."""
 
 
+class SkillDecoder(eqx.Module):
+    """State prior and low-level policy: what acting with skills needs."""
+
+    state_prior_net: MLP
+    decoder: MLP
+
+    def state_prior(self, observations: Float[Array, "*b obs"]) -> Normal:
+        """p(z | s_1), (*b, k)."""
+        mean, log_variance = jnp.split(self.state_prior_net(observations), 2, -1)
+        return Normal(mean, jnp.clip(0.5 * log_variance, -10.0, 4.0))
+
+    def low_level(self, observations: Float[Array, "*b obs"], z: Float[Array, "*b k"]) -> Normal:
+        """pi(a | s, z); actions are clipped to [-1, 1] where they are executed."""
+        out = self.decoder(jnp.concatenate([observations, z], -1))
+        mean, log_std = jnp.split(out, 2, -1)
+        return Normal(mean, jnp.clip(log_std, -20.0, 2.0))
+
+    def decode(
+        self, observations: Float[Array, "*b obs"], z: Float[Array, "*b k"]
+    ) -> Float[Array, "*b act"]:
+        """The low-level policy's mean action, clipped."""
+        return jnp.clip(self.low_level(observations, z).mean, -1.0, 1.0)
+
+
 class OPAL(eqx.Module):
     """Encoder, state prior and low-level policy. Observations are standardised."""
 
     observation_net: MLP
     layers: tuple[BidirectionalGRU, ...]
     head: Linear
-    state_prior_net: MLP
-    decoder: MLP
-    latent_dim: int = eqx.field(static=True)
-    skill_length: int = eqx.field(static=True)
+    acting: SkillDecoder
 
     def __init__(
         self,
@@ -72,14 +93,12 @@ class OPAL(eqx.Module):
             BidirectionalGRU(2 * recurrent, recurrent, key=keys[2]),
         )
         self.head = Linear(skill_length * 2 * recurrent, 2 * latent_dim, key=keys[3])
-        self.state_prior_net = MLP(
-            observation_dim, 2 * latent_dim, hidden, key=keys[4], final_scale=1e-2
+        self.acting = SkillDecoder(
+            MLP(observation_dim, 2 * latent_dim, hidden, key=keys[4], final_scale=1e-2),
+            MLP(
+                observation_dim + latent_dim, 2 * action_dim, hidden, key=keys[5], final_scale=1e-2
+            ),
         )
-        self.decoder = MLP(
-            observation_dim + latent_dim, 2 * action_dim, hidden, key=keys[5], final_scale=1e-2
-        )
-        self.latent_dim = latent_dim
-        self.skill_length = skill_length
 
     def posterior(
         self, observations: Float[Array, "b time obs"], actions: Float[Array, "b time act"]
@@ -97,23 +116,6 @@ class OPAL(eqx.Module):
     ) -> Float[Array, "b k"]:
         """The skill that a chunk is labelled with: the posterior's mean."""
         return self.posterior(observations, actions).mean
-
-    def state_prior(self, observations: Float[Array, "*b obs"]) -> Normal:
-        """p(z | s_1), (*b, k)."""
-        mean, log_variance = jnp.split(self.state_prior_net(observations), 2, -1)
-        return Normal(mean, jnp.clip(0.5 * log_variance, -10.0, 4.0))
-
-    def low_level(self, observations: Float[Array, "*b obs"], z: Float[Array, "*b k"]) -> Normal:
-        """pi(a | s, z); actions are clipped to [-1, 1] where they are executed."""
-        out = self.decoder(jnp.concatenate([observations, z], -1))
-        mean, log_std = jnp.split(out, 2, -1)
-        return Normal(mean, jnp.clip(log_std, -20.0, 2.0))
-
-    def decode(
-        self, observations: Float[Array, "*b obs"], z: Float[Array, "*b k"]
-    ) -> Float[Array, "*b act"]:
-        """The low-level policy's mean action, clipped."""
-        return jnp.clip(self.low_level(observations, z).mean, -1.0, 1.0)
 
 
 def kl_divergence(q: Normal, p: Normal) -> Float[Array, "*b"]:
@@ -134,9 +136,9 @@ def opal_loss(
     q = opal.posterior(observations, actions)
     z = q.mean + jnp.exp(q.log_std) * noise
     z = jnp.broadcast_to(z[:, None], (*actions.shape[:2], z.shape[-1]))
-    pi = opal.low_level(observations, z)
+    pi = opal.acting.low_level(observations, z)
     log_likelihood = pi.log_prob(actions).mean()
-    kl = kl_divergence(q, opal.state_prior(observations[:, 0])).mean()
+    kl = kl_divergence(q, opal.acting.state_prior(observations[:, 0])).mean()
     loss = -log_likelihood + kl_weight * kl
     reconstruction = jnp.square(actions - jnp.clip(pi.mean, -1.0, 1.0)).sum(-1).mean()
     metrics = {

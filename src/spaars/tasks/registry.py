@@ -43,10 +43,14 @@ class Task:
     training_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """On top of these where an agent trains, if its env is another variant than evaluation's. An
     episode's return is then what `info["score_return"]` says at its end, in evaluation's units."""
+    whole_episodes: bool = False
+    """Training episodes always last until their time limit, as methods with skills need it."""
+    success_ends: bool = False
+    """An evaluation episode that terminates is a success, not a fall."""
     wrap: Callable[[gymnasium.Env], gymnasium.Env] | None = None
     """Brings observations into the form of the task's data."""
     subtasks: tuple[str, ...] = ()
-    """Of a kitchen task: what its rewards count, in the env and in its data (data/kitchen.py)."""
+    """Of a kitchen task: what its rewards count, in the env and in its data."""
     package: str | None = None
     """What registers the env, if not gymnasium itself: a module and, after a colon, our extra."""
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -127,6 +131,8 @@ _TASKS = {
                 reference_max=float(len(subtasks)),
                 env_kwargs=kitchen.env_kwargs(subtasks),
                 training_kwargs=kitchen.TRAINING_KWARGS,
+                whole_episodes=True,
+                success_ends=True,
                 wrap=kitchen.KitchenObservations,
                 subtasks=subtasks,
                 package=kitchen.PACKAGE,

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from spaars.data.replay import logged_rows
 from spaars.errors import ConfigError, unknown_name
 from spaars.tasks import get_task
 from spaars.training.config import METHODS, TrainConfig, preset_config
@@ -189,6 +190,12 @@ def _check_skills(c: TrainConfig) -> None:
             raise ConfigError(
                 f"{flag} ({steps}) must be a multiple of --opal.skill-length ({length})."
             )
+    if not task.whole_episodes:
+        raise ConfigError(
+            f"--method {c.method}: an episode of {c.task} may end inside a skill, which would be "
+            "cut short. It needs a task whose training episodes go on until their time limit, such "
+            "as kitchen-mixed."
+        )
     env = task.make_env(training=True)
     limit = env.spec.max_episode_steps if env.spec is not None else None
     env.close()
@@ -199,11 +206,21 @@ def _check_skills(c: TrainConfig) -> None:
             f"{c.task}: the last skill would be cut short. "
             + (f"Choose {' or '.join(whole)}." if whole else "Give the env a time limit.")
         )
-    if c.online.offline_fraction is None:
+    share, batch = c.online.offline_fraction, c.sac.batch_size
+    if share is None or logged_rows(batch, share) == batch:
         raise ConfigError(
-            f"--method {c.method} takes a fixed share of every batch from the dataset: give "
-            "--online.offline-fraction a number."
+            f"--method {c.method} learns what rewards are from its own steps: give "
+            f"--online.offline-fraction a number that leaves some of a batch of {batch} to them, "
+            f"got {share}."
         )
+    for flag, value in {
+        "--online.random-steps": c.online.random_steps,
+        "--online.start-fraction": c.online.start_fraction,
+        "--online.recent-fraction": c.online.recent_fraction,
+        "--online.n-steps": c.online.n_steps - 1,
+    }.items():
+        if value:
+            raise ConfigError(f"--method {c.method} acts and learns by skills; leave out {flag}.")
 
 
 def refuse_unread(config: TrainConfig) -> None:

@@ -17,6 +17,7 @@ from spaars.algos.spaars import Spaars
 from spaars.algos.spaars_supe import RawConfig, SpaarsSupe
 from spaars.algos.supe import Supe, SupeConfig
 from spaars.data import Dataset
+from spaars.data.replay import logged_rows
 from spaars.data.sources import absolute
 from spaars.errors import unknown_name
 from spaars.priors.cvae import PriorConfig
@@ -97,8 +98,8 @@ def _spaars(c: TrainConfig) -> Agent:
 
 
 def _supe(c: TrainConfig) -> Supe:
-    logged = round(c.sac.batch_size * (c.online.offline_fraction or 0.0))
-    return Supe(c.opal, c.supe, c.sac, c.online.utd, logged)
+    logged = logged_rows(c.sac.batch_size, c.online.offline_fraction or 0.0)
+    return Supe(c.opal, c.supe, c.sac, c.online.utd, c.online.learning_starts, logged)
 
 
 def _spaars_supe(c: TrainConfig) -> Agent:
@@ -313,7 +314,7 @@ def preset_config(
     config = TrainConfig(task=task, method=method, preset=preset)  # type: ignore[arg-type]
     own = METHODS[method]
     of_task = get_task(task).settings
-    layers = (PRESETS[preset], own.settings, own.presets.get(preset, {}), of_task.get("", {}))
+    layers = (of_task.get("", {}), PRESETS[preset], own.settings, own.presets.get(preset, {}))
     for layer in (*layers, of_task.get(method, {}), changes):
         config = override(config, layer)
     return config

@@ -66,11 +66,11 @@ class Evaluator:
         returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
         running, terminated = np.ones(shape, bool), np.zeros(shape, bool)
         totals: dict[str, np.ndarray] = {}
-        step = 0
+        step, skills = 0, None
         while running.any():
             if self.skill_length is not None and step % self.skill_length == 0:
-                acting = self._choose(acting, observations, keys, np.int32(step))
-            device_actions, facts = self._act(acting, observations, keys, np.int32(step))
+                skills = self._choose(acting, observations, keys, np.int32(step))
+            device_actions, facts = self._act(acting, observations, skills, keys, np.int32(step))
             actions = np.asarray(device_actions)
             for name, value in facts.items():
                 total = totals.setdefault(name, np.zeros(shape))
@@ -106,15 +106,18 @@ def _act(
     mapping: Mapping,
     acting: Any,
     observations: Any,
+    skills: Any,
     keys: Any,
     step: Any,
 ) -> Any:
-    def one(acting: Any, observations: Any, key: Any) -> Any:
+    def one(acting: Any, observations: Any, skills: Any, key: Any) -> Any:
+        if skills is not None:
+            acting = (acting, skills)
         if stochastic:
             return agent.act(acting, observations, jax.random.fold_in(key, step))
         return agent.act_deterministic(acting, observations)
 
-    return over_seeds(one, mapping)(acting, observations, keys)
+    return over_seeds(one, mapping)(acting, observations, skills, keys)
 
 
 def _choose(
@@ -128,6 +131,6 @@ def _choose(
 ) -> Any:
     def one(acting: Any, observations: Any, key: Any) -> Any:
         key = jax.random.fold_in(jax.random.fold_in(key, step), 1) if stochastic else None
-        return agent.choose(acting, observations, key)[0]
+        return agent.choose(acting, observations, key)
 
     return over_seeds(one, mapping)(acting, observations, keys)

@@ -163,10 +163,11 @@ class OnlineLoop:
         episodes: list[Episode] = []
         verdicts: list[Judged] = []
         skills: list[np.ndarray] = []
+        running: Any = None
         for i in range(self.config.chunk):
             step = np.int32(self.envs.env_steps)
             if self.skills is not None and i % self.skills.skill_length == 0:
-                acting, proven, chosen = self._choose(
+                running = self._choose(
                     acting,
                     proven,
                     self.deployment.explores,
@@ -174,7 +175,7 @@ class OnlineLoop:
                     self.act_keys,
                     step,
                 )
-                skills += [np.asarray(chosen)] * self.skills.skill_length
+                skills += [np.asarray(running)] * self.skills.skill_length
             if step < self.config.random_steps:
                 actions = np.asarray(self._random(self.act_keys, step))
             else:
@@ -183,6 +184,7 @@ class OnlineLoop:
                     proven,
                     self.deployment.explores,
                     self.envs.observations,
+                    running,
                     self.act_keys,
                     step,
                 )
@@ -231,10 +233,13 @@ def _act(
     proven: Any,
     explores: Any,
     observations: Any,
+    skills: Any,
     keys: Any,
     step: Any,
 ) -> Any:
-    def one(acting: Any, proven: Any, explores: Any, observation: Any, key: Any) -> Any:
+    def one(acting: Any, proven: Any, explores: Any, observation: Any, skill: Any, key: Any) -> Any:
+        if skill is not None:
+            acting, proven = (acting, skill[None]), (proven, skill[None])
         actions, facts = jax.lax.cond(
             explores,
             lambda: agent.act(acting, observation[None], jax.random.fold_in(key, step)),
@@ -242,7 +247,7 @@ def _act(
         )
         return actions[0], {name: value[0] for name, value in facts.items()}
 
-    return over_seeds(one, mapping)(acting, proven, explores, observations, keys)
+    return over_seeds(one, mapping)(acting, proven, explores, observations, skills, keys)
 
 
 def _choose(
@@ -258,9 +263,8 @@ def _choose(
     def one(acting: Any, proven: Any, explores: Any, observation: Any, key: Any) -> Any:
         # Apart from the key of the step's action.
         key = jax.random.fold_in(jax.random.fold_in(key, step), 1)
-        acting, explored = agent.choose(acting, observation[None], key)
-        proven, exploited = agent.choose(proven, observation[None], None)
-        return acting, proven, jnp.where(explores, explored, exploited)[0]
+        explored = agent.choose(acting, observation[None], key)
+        return jnp.where(explores, explored, agent.choose(proven, observation[None], None))[0]
 
     return over_seeds(one, mapping)(acting, proven, explores, observations, keys)
 

@@ -290,7 +290,7 @@ class Trainer:
                 score_std=scores[i].std(),
                 return_mean=result.returns[i].mean(),
                 length_mean=result.lengths[i].mean(),
-                falls=result.terminated[i].sum(),
+                falls=0 if self.task.success_ends else result.terminated[i].sum(),
                 episodes=len(scores[i]),
                 newest_score=newest[i].mean(),
                 **{name: value[i] for name, value in result.facts.items()},

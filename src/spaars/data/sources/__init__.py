@@ -77,15 +77,12 @@ def load_dataset(
     `transitions`, `seed`, `workers` and `progress` concern the embedded dataset only.
     """
     if path is not None:
-        own = kitchen.load(Path(path), task.subtasks) if task and task.subtasks else None
-        return own or load_file(path)
+        if task is None or not task.subtasks:
+            return load_file(path)
+        replays = kitchen.load(Path(path), task.subtasks)
+        return replays or kitchen.without_goal(load_file(path), str(path))
     if task is None:
         raise ConfigError("no data: give a task with an embedded dataset or the path of a file.")
-    if task.subtasks:
-        raise DataError(
-            f"{task.name} embeds no data: give a file of demonstrations, --dataset PATH (a D4RL "
-            "HDF5, or replays made with `spaars data convert kitchen-demos`)."
-        )
     return recorded_dataset(task, transitions, seed, workers, progress)
 
 

@@ -14,6 +14,7 @@ A replay file (npz) has rows in time order, episodes one after another:
 """
 
 import itertools
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +23,8 @@ import numpy as np
 from spaars.data.dataset import Dataset
 from spaars.data.files import atomic_write
 from spaars.data.processes import map_in_processes
-from spaars.data.sources import d4rl, npz
-from spaars.data.sources.reading import Progress, Reading
+from spaars.data.sources import npz
+from spaars.data.sources.reading import Progress
 from spaars.errors import DataError, unknown_name
 from spaars.seeding import DEMONSTRATION, episode_seed
 from spaars.tasks.kitchen import OBSERVATION, make_raw_env
@@ -50,7 +51,7 @@ REPLAY_ARRAYS = (
 
 
 def load(path: Path, subtasks: tuple[str, ...]) -> Dataset | None:
-    """A replay file, or D4RL's HDF5 (60 columns, or 30); None for what is neither.
+    """A replay file; None for what is none.
 
     Raises:
         DataError: as `load_file`; also for demonstrations that were not replayed yet.
@@ -67,7 +68,36 @@ def load(path: Path, subtasks: tuple[str, ...]) -> Dataset | None:
                 f"{path}: recorded joint targets, not yet what the simulator makes of them. Replay "
                 f"them first: `spaars data convert kitchen-demos {path} REPLAYS.npz`."
             )
-    return _from_d4rl(d4rl.load(path, Reading()), path) if d4rl.claims(path) else None
+    return None
+
+
+def without_goal(dataset: Dataset, where: str) -> Dataset:
+    """D4RL's 60 columns without the goal, its `terminals` as what they are: ends of recordings.
+
+    The last row of a demonstration has no next observation and is dropped.
+
+    Raises:
+        DataError: observations of another width.
+    """
+    width = dataset.observation_dim
+    if width not in (STATE, STATE + GOAL):
+        raise DataError(
+            f"{where}: kitchen observations have {STATE} columns, {STATE + GOAL} with D4RL's goal; "
+            f"got {width}."
+        )
+    ends = dataset.terminated
+    kept = ~ends
+    truncated = dataset.truncated | np.append(ends[1:], False)
+    return Dataset.build(
+        observations=dataset.observations[kept, :STATE],
+        actions=dataset.actions[kept],
+        rewards=dataset.rewards[kept],
+        next_observations=dataset.next_observations[kept, :STATE],
+        terminated=np.zeros(kept.sum(), bool),
+        truncated=truncated[kept],
+        label=dataset.label,
+        where=where,
+    )
 
 
 def _replays(path: Path, subtasks: tuple[str, ...]) -> Dataset:
@@ -129,32 +159,6 @@ def _episode_bounds(starts: np.ndarray, lengths: np.ndarray, rows: int, path: Pa
     return bounds
 
 
-def _from_d4rl(dataset: Dataset, path: Path) -> Dataset:
-    """D4RL's 60 columns without the goal, its `terminals` as what they are: ends of recordings.
-
-    The last row of a demonstration has no next observation and is dropped.
-    """
-    width = dataset.observation_dim
-    if width not in (STATE, STATE + GOAL):
-        raise DataError(
-            f"{path}: kitchen observations have {STATE} columns ({STATE + GOAL} with D4RL's goal), "
-            f"got {width}."
-        )
-    ends = dataset.terminated
-    kept = ~ends
-    truncated = dataset.truncated | np.append(ends[1:], False)
-    return Dataset.build(
-        observations=dataset.observations[kept, :STATE],
-        actions=dataset.actions[kept],
-        rewards=dataset.rewards[kept],
-        next_observations=dataset.next_observations[kept, :STATE],
-        terminated=np.zeros(kept.sum(), bool),
-        truncated=truncated[kept],
-        label=dataset.label,
-        where=str(path),
-    )
-
-
 # --- replaying demonstrations ---------------------------------------------------------------------
 
 DEMO_ARRAYS = ("ctrl_target", "ep_start", "ep_len")
@@ -214,10 +218,11 @@ def replay_demonstrations(
     replays = []
     # Opened first: that the file cannot be written is known before minutes of replaying.
     with atomic_write(destination) as file:
-        for done, replay in enumerate(map_in_processes(_replay, jobs, workers), 1):
-            replays.append(replay)
-            if progress is not None:
-                progress(done, len(jobs))
+        with closing(map_in_processes(_replay, jobs, workers)) as done:
+            for number, replay in enumerate(done, 1):
+                replays.append(replay)
+                if progress is not None:
+                    progress(number, len(jobs))
         lengths = np.array([len(replay.action) for replay in replays], np.int32)
         np.savez(
             file,
