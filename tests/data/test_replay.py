@@ -1,3 +1,4 @@
+import itertools
 from collections import deque
 
 import jax
@@ -16,6 +17,7 @@ from spaars.data.replay import (
     as_batch,
     empty_ring,
     insert,
+    recent_episodes,
     recent_rows,
     sample_mixed,
     sample_offline,
@@ -190,28 +192,56 @@ def test_starts_are_an_exact_share_of_the_offline_rows(fraction, share, starts, 
     np.testing.assert_array_equal(rest, np.full((3, 8 - starts - offline), ONLINE))
 
 
-@pytest.mark.parametrize(
-    ("inserted", "newest"), [(3, {0, 1, 2}), (7, {4, 5, 6}), (19, {16, 17, 18})]
-)
-def test_recent_rows_are_the_newest_also_when_the_ring_has_wrapped(inserted, newest):
-    ring = empty_ring(2, 8, 2, 1)
-    for number in range(inserted):
-        ring = insert(ring, numbered([number], 2))
-    batch = sample_recent(ring, jnp.int32(1), KEY, (2, 50), 3)
+@given(st.lists(st.integers(1, 9), max_size=6), st.integers(0, 5), st.integers(1, 4))
+def test_recent_episodes_are_the_newest_and_the_running_one(lengths, running, count):
+    ends = np.cumsum(lengths).tolist()
+    inserted = sum(lengths) + running
+    table = recent_episodes([ends], inserted, count)
+    assert table.shape == (1, count, 2)
+    if not inserted:
+        return
+    bounds = [0, *ends] + ([inserted] if running else [])
+    newest = list(itertools.pairwise(bounds))[-count:]
+    assert set(map(tuple, table[0].tolist())) == set(newest)
+
+
+def ring_of(lengths, capacity):
+    """Seed s's rows carry 1000 s + the number of their episode; the newest two are recent."""
+    ring = empty_ring(2, capacity, 2, 1)
+    for episode, length in enumerate(lengths):
+        for _ in range(length):
+            ring = insert(ring, numbered([episode], 2))
+    return ring, jnp.asarray(recent_episodes([np.cumsum(lengths).tolist()] * 2, sum(lengths), 2))
+
+
+def test_a_short_episode_is_as_recent_as_a_long_one():
+    ring, episodes = ring_of([4, 30, 2], 40)
+    batch = sample_recent(ring, episodes[1], jnp.int32(1), KEY, (400,))
     rows_agree(batch)
-    assert set(batch.rewards.ravel().tolist()) == {1_000.0 + n for n in newest}
+    numbers, counts = np.unique(batch.rewards, return_counts=True)
+    assert numbers.tolist() == [1_001.0, 1_002.0]
+    assert 150 < counts[1] < 250
+
+
+def test_of_a_wrapped_ring_only_what_is_left_of_an_episode_is_recent():
+    ring, episodes = ring_of([5, 9, 3], 8)  # five rows of the nine are left
+    rows = sample_recent(ring, episodes[0], jnp.int32(0), KEY, (300,)).rewards
+    assert set(rows.tolist()) == {1.0, 2.0}
+    later = insert(ring, numbered([7], 2))
+    rows = sample_recent(later, episodes[0], jnp.int32(0), KEY, (300,)).rewards
+    assert set(rows.tolist()) == {1.0, 2.0}
 
 
 def test_recent_rows_are_an_exact_share_of_the_online_rows():
     ring = insert(empty_ring(1, 8, 2, 1), numbered([5, 5, 5, 9], 1))
-    mixture = Mixture(0.5, recent=0.5, recent_steps=1)
-    batch = sample_mixed(Replay(ring, numbered([OFFLINE])), jnp.int32(0), KEY, 3, 8, mixture)
+    replay = Replay(ring, numbered([OFFLINE]), episodes=jnp.array([[[3, 4]]]))
+    batch = sample_mixed(replay, jnp.int32(0), KEY, 3, 8, Mixture(0.5, recent=0.5))
     np.testing.assert_array_equal(batch.rewards[:, :6], [[OFFLINE] * 4 + [9.0] * 2] * 3)
 
 
 @given(st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.booleans())
 def test_counts_sum_to_the_batch(batch_size, offline, starts, recent, logged):
-    counts = Mixture(offline, starts, recent, 10).counts(batch_size, logged, logged)
+    counts = Mixture(offline, starts, recent).counts(batch_size, logged, logged)
     assert sum(counts) == batch_size
     assert min(counts) >= 0
 
@@ -275,8 +305,9 @@ def test_transitions_of_several_steps_stay_in_their_episode_and_in_the_ring(epis
 def test_only_recent_rows_reach_further_than_a_step():
     rows = walks([(4, True)])
     ring = insert(empty_ring(1, 8, 1, 1), jax.tree.map(lambda x: x[None], columns(rows)))
-    mixture = Mixture(0.5, 0.0, 0.5, recent_steps=8, n_step=NStep(3, 0.9))
-    batch = sample_mixed(Replay(ring, columns(rows)), jnp.int32(0), KEY, 5, 40, mixture)
+    mixture = Mixture(0.5, 0.0, 0.5, n_step=NStep(3, 0.9))
+    replay = Replay(ring, columns(rows), episodes=jnp.array([[[0, 4]]]))
+    batch = sample_mixed(replay, jnp.int32(0), KEY, 5, 40, mixture)
     np.testing.assert_array_equal(batch.steps[:, :20], 1.0)  # logged
     assert set(np.unique(batch.steps[:, 20:30])) == {1.0, 2.0, 3.0}  # recent
     np.testing.assert_array_equal(batch.steps[:, 30:], 1.0)  # the rest of the ring

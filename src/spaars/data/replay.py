@@ -13,6 +13,7 @@ episode. In the dataset a window may begin at any row (H = 4):
 In the ring the windows lie end to end, a skill each: row i H begins one.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -170,16 +171,44 @@ def sample_online(
     return jax.tree.map(lambda x: x[seed_index, rows], ring.storage)
 
 
+def recent_episodes(ends: Sequence[Sequence[int]], inserted: int, count: int) -> np.ndarray:
+    """First and one-past-last rows (seeds, count, 2) of the newest episodes, the running one too.
+
+    `ends` are the steps at which each seed's episodes ended, oldest first. Where there are fewer
+    episodes, they repeat.
+    """
+    table = np.empty((len(ends), count, 2), np.int32)
+    for seed, own in enumerate(ends):
+        bounds = [0, *own][-count - 1 :]
+        bounds += [inserted] if bounds[-1] < inserted else []
+        episodes = np.array(list(itertools.pairwise(bounds)), np.int32).reshape(-1, 2)
+        if len(episodes):
+            table[seed] = episodes[np.arange(-count, 0) % len(episodes)]
+        else:
+            table[seed] = (0, max(inserted, 1))
+    return table
+
+
 def sample_recent(
     ring: Ring,
+    episodes: Int[Array, "n two"],
     seed_index: Int[Array, ""],
     key: PRNGKeyArray,
     shape: tuple[int, ...],
-    steps: int,
     n: NStep = SINGLE,
 ) -> Batch:
-    """Uniform with replacement from the newest `steps` transitions of seed `seed_index`."""
-    age = jax.random.randint(key, shape, 0, jnp.minimum(ring.size, steps))
+    """An episode of `episodes` (first and one-past-last row), then one of its transitions.
+
+    Uniform both times, with replacement: a fall of twenty steps is as likely as a whole episode.
+    """
+    episode_key, row_key = jax.random.split(key)
+    chosen = episodes[jax.random.randint(episode_key, shape, 0, episodes.shape[0])]
+    # What the ring has overwritten is gone.
+    first = jnp.maximum(chosen[..., 0], ring.inserted - ring.size)
+    stop = jnp.maximum(chosen[..., 1], first + 1)
+    length = (stop - first).astype(jnp.float32)
+    row = first + (jax.random.uniform(row_key, shape) * length).astype(jnp.int32)
+    age = jnp.clip(ring.inserted - 1 - row, 0, ring.size - 1)
     return recent_rows(ring, seed_index, age, n)
 
 
@@ -205,8 +234,7 @@ class Mixture(NamedTuple):
     starts: float = 0.0
     """Of these, the share from the starts of the dataset's episodes."""
     recent: float = 0.0
-    """Of the others, the share from the newest `recent_steps` transitions."""
-    recent_steps: int = 1
+    """Of the others, the share from the newest episodes (`Replay.episodes`)."""
     n_step: NStep = SINGLE
     """Of the recent rows. What older policies did next says less about the present one."""
 
@@ -228,6 +256,8 @@ class Replay(NamedTuple):
     """Its rows at the starts of episodes (`start_rows`)."""
     windows: Int[Array, " w"] | None = None
     """Its rows at which windows begin (`window_rows`), for agents with skills."""
+    episodes: Int[Array, "seeds n 2"] | None = None
+    """First and one-past-last rows of each seed's newest episodes (`recent_episodes`)."""
     labels: Float[Array, "seeds w k"] | None = None
     """Skills that each seed's prior takes those windows for."""
 
@@ -295,8 +325,9 @@ def sample_mixed(
     if offline is not None and counts[1]:
         parts.append(sample_offline(offline, keys[1], shapes[1]))
     if counts[2]:
-        n, newest = mixture.n_step, mixture.recent_steps
-        parts.append(sample_recent(ring, seed_index, keys[2], shapes[2], newest, n))
+        assert replay.episodes is not None
+        episodes, n = replay.episodes[seed_index], mixture.n_step
+        parts.append(sample_recent(ring, episodes, seed_index, keys[2], shapes[2], n))
     if counts[3]:
         parts.append(sample_online(ring, seed_index, keys[3], shapes[3]))
     if any(part.steps is not None for part in parts):

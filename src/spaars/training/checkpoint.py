@@ -65,6 +65,7 @@ class Checkpoint(NamedTuple):
         actions = [self.arrays[f"actions/{i}"] for i in range(len(self.progress["episode_index"]))]
         return {
             "episode_index": self.progress["episode_index"],
+            "episode_ends": self.progress["episode_ends"],
             "env_steps": self.progress["env_steps"],
             "actions": actions,
         }
@@ -91,6 +92,7 @@ def collect(
             arrays[f"actions/{i}"] = actions
         progress["inserted"] = int(ring.inserted)
         progress["episode_index"] = env_state["episode_index"]
+        progress["episode_ends"] = env_state["episode_ends"]
         progress["env_steps"] = env_state["env_steps"]
     return Checkpoint(progress, arrays)
 

@@ -35,7 +35,7 @@ def check(config: TrainConfig) -> None:
         "--prior.latent-dim": c.prior.latent_dim if c.prior.latent_dim is not None else 1,
         "--online.chunk": c.online.chunk,
         "--online.start-steps": c.online.start_steps,
-        "--online.recent-steps": c.online.recent_steps,
+        "--online.recent-episodes": c.online.recent_episodes,
         "--online.utd": c.online.utd,
         "--online.n-steps": c.online.n_steps,
         "--evaluation.every": c.evaluation.every,

@@ -41,6 +41,8 @@ class EnvPopulation:
         self.actions: list[list[np.ndarray]] = [[] for _ in self.envs]
         self.returns = [0.0] * len(self.envs)
         self.env_steps = 0
+        self.episode_ends: list[list[int]] = [[] for _ in self.envs]
+        """Value of `env_steps` at the end of each finished episode."""
         self.observations = np.stack([self._reset(i) for i in range(len(self.envs))])
 
     def _reset(self, i: int) -> np.ndarray:
@@ -84,16 +86,18 @@ class EnvPopulation:
                     )
                 )
                 self.episode_index[i] += 1
+                self.episode_ends[i].append(self.env_steps)
                 self.observations[i] = self._reset(i)
             else:
                 self.observations[i] = next_observations[i]
         return next_observations, rewards, terminated, truncated, finished
 
     def state(self) -> dict[str, Any]:
-        """JSON facts and arrays that `restore` needs: `episode_index`, `env_steps`, `actions`."""
+        """JSON facts and arrays that `restore` needs."""
         dim = self.envs[0].action_space.shape[0]  # type: ignore[index]
         return {
             "episode_index": list(self.episode_index),
+            "episode_ends": [list(ends) for ends in self.episode_ends],
             "env_steps": self.env_steps,
             "actions": [np.stack(a) if a else np.zeros((0, dim), np.float32) for a in self.actions],
         }
@@ -109,6 +113,7 @@ class EnvPopulation:
                 self.actions[i].append(np.array(action, np.float32))
                 self.returns[i] += float(reward)
         self.env_steps = state["env_steps"]
+        self.episode_ends = [list(ends) for ends in state["episode_ends"]]
 
     def close(self) -> None:
         for env in self.envs:

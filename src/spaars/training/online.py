@@ -17,6 +17,7 @@ from spaars.data.replay import (
     NStep,
     Replay,
     insert,
+    recent_episodes,
     sample_mixed,
     sample_windows,
     window,
@@ -46,10 +47,11 @@ class OnlineConfig:
     start_steps: int = 50
     """Environment steps that count as an episode's start."""
     recent_fraction: float = 0.5
-    """Share of a batch's online rows that are drawn from the newest `recent_steps`: what just
-    went wrong is corrected before it is repeated many times."""
-    recent_steps: int = 4_000
-    """Environment steps that count as recent."""
+    """Share of a batch's online rows that are drawn from the newest episodes, each of them as
+    likely as any other: what just went wrong, however short it was, is corrected before it is
+    repeated many times."""
+    recent_episodes: int = 8
+    """Episodes that count as recent, the running one included."""
     n_steps: int = 1
     """Rewards that the critic's target of a recent transition sums up before it bootstraps. On
     hopper three delayed the climb and did not steady what followed (docs/lab-notebook.md)."""
@@ -65,7 +67,6 @@ class OnlineConfig:
             self.offline_fraction,
             self.start_fraction,
             self.recent_fraction,
-            self.recent_steps,
             NStep(self.n_steps, discount),
         )
 
@@ -133,6 +134,10 @@ class OnlineLoop:
             self.state, transitions = self._observe(self.state, transitions, steps)
         self.replay = self.replay._replace(ring=self._insert(self.replay.ring, transitions))
         metrics = facts
+        newest = recent_episodes(
+            self.envs.episode_ends, self.envs.env_steps, self.config.recent_episodes
+        )
+        self.replay = self.replay._replace(episodes=jnp.asarray(newest))
         if self.envs.env_steps > self.config.learning_starts:
             self.state, update_metrics = self._update(
                 self.state,
