@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spaars.data import load_dataset
-from spaars.data.sources import kitchen
+from spaars.data import Dataset, load_dataset
+from spaars.data.sources import kitchen, save
 from spaars.errors import ConfigError, DataError
 from spaars.tasks import get_task
 from spaars.tasks.packages import import_package
+from toy import blank_dataset
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 TASK = get_task("kitchen-mixed")
@@ -172,3 +173,33 @@ def test_d4rl_files_lose_their_goal_and_their_terminals():
     assert len(dataset.episodes()) == 44
     assert not dataset.terminated.any()
     assert dataset.rewards.max() == 3.0
+
+
+@pytest.mark.parametrize("columns", [30, 60])
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
+def test_a_goal_and_terminals_go_whatever_the_format(columns, suffix, tmp_path):
+    """Converted or not, a D4RL kitchen file trains on the same rows."""
+    rng = np.random.default_rng(0)
+    n, ends = 12, np.isin(np.arange(12), (4, 11))
+    plain = Dataset.build(
+        label="two demonstrations",
+        observations=rng.normal(size=(n, columns)),
+        actions=rng.uniform(-1, 1, (n, 9)),
+        rewards=np.arange(n),
+        next_observations=rng.normal(size=(n, columns)),
+        terminated=ends,
+        truncated=np.zeros(n, bool),
+    )
+    save(plain, tmp_path / f"demos{suffix}")
+    dataset = load_dataset(TASK, tmp_path / f"demos{suffix}", 0)
+    assert dataset.rewards.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10]
+    np.testing.assert_array_equal(dataset.observations, plain.observations[~ends, :30])
+    assert not dataset.terminated.any()
+    assert np.flatnonzero(dataset.truncated).tolist() == [3, 9]
+
+
+def test_another_width_is_refused(tmp_path):
+    blank = blank_dataset(31, 9)
+    save(blank, tmp_path / "odd.npz")
+    with pytest.raises(DataError, match="30 columns, 60 with D4RL's goal; got 31"):
+        load_dataset(TASK, tmp_path / "odd.npz", 0)

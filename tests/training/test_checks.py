@@ -102,3 +102,32 @@ def test_settings_that_the_method_does_not_read_are_refused(method, changes, fla
     assert flag in str(error.value)
     check(asked)  # an old run under other defaults can still be read
     refuse_unread(preset_config("hopper-medium", method))
+
+
+@pytest.mark.usefixtures("point_task")
+@pytest.mark.parametrize("method", ["supe", "spaars-supe"])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"task": "hopper-medium"}, "may end inside a skill"),
+        ({"opal": {"skill_length": 1}}, "--opal.skill-length must be at least 2"),
+        ({"opal": {"skill_length": 3}}, "--online.chunk .40. must be a multiple"),
+        ({"online": {"replay_capacity": 42}}, "--online.replay-capacity .42. must be a multiple"),
+        (
+            {"opal": {"skill_length": 16}, "online": {"chunk": 80}, "log_every": 400},
+            "does not divide the 40 steps .* Choose 2 or 4 or 5 or 8 or 10",
+        ),
+        ({"online": {"offline_fraction": 1.0}}, "its own steps"),
+        ({"online": {"offline_fraction": None}}, "its own steps"),
+        ({"online": {"start_fraction": 0.4}}, "leave out --online.start-fraction"),
+        ({"online": {"recent_fraction": 0.4}}, "leave out --online.recent-fraction"),
+        ({"online": {"n_steps": 3}}, "leave out --online.n-steps"),
+        ({"online": {"random_steps": 100}, "deployment": {"rule": "latest"}}, "--online.random-st"),
+    ],
+)
+def test_what_skills_cannot_do_is_refused(method: str, changes: dict, words: str) -> None:
+    task = changes.get("task", "point-on")
+    rest = {name: value for name, value in changes.items() if name != "task"}
+    check(preset_config("point-on", method, "smoke"))
+    with pytest.raises(ConfigError, match=words):
+        check(preset_config(task, method, "smoke", **rest))
