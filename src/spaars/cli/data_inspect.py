@@ -14,7 +14,7 @@ from spaars.cli.data_make import record_with_bar
 from spaars.cli.reading import ReadingArgs, load_with_bar, rules
 from spaars.data.dataset import Dataset
 from spaars.data.inspect import describe, problems
-from spaars.data.sources import Reading, exists
+from spaars.data.sources import Reading, exists, load_dataset
 from spaars.errors import ConfigError, unknown_name
 from spaars.tasks import Task, get_task, task_names
 
@@ -30,6 +30,8 @@ class Args(ReadingArgs):
     source: tyro.conf.Positional[str]
     """A file (.hdf5, .h5, .npz), a directory (episodes as .npz, LeRobotDataset v3, Minari),
     minari:ID, or a task name for its embedded dataset."""
+    task: str | None = None
+    """Read the source as `spaars train TASK --dataset` does; kitchen replays need it."""
     transitions: int = 1_000_000
     """Size of the embedded dataset; it is recorded if the cache has none of that size."""
     seed: int = 0
@@ -54,6 +56,15 @@ def run(argv: list[str]) -> int:
 
 def _open(args: Args, console: Console) -> tuple[Dataset, Task | None]:
     reading = args.reading()
+    if exists(Path(args.source)) and args.task is not None:
+        if reading != Reading():
+            raise ConfigError(
+                "--task reads a file as training does, without --columns, --rewards, --action-low "
+                "and --action-high. Give the one or the others."
+            )
+        task = get_task(args.task)
+        # A training return that is not evaluation's has no score.
+        return load_dataset(task, args.source, 0), None if task.training_kwargs else task
     if exists(Path(args.source)):
         return load_with_bar(console, args.source, reading), None
     if args.source not in task_names():

@@ -101,6 +101,11 @@ def load_file(
         OSError: it may not be read.
     """
     path = Path(path)
+    if kitchen.is_replay(path):
+        raise DataError(
+            f"{path}: kitchen replays, whose rewards depend on the task. Name it: `spaars train "
+            f"kitchen-mixed --dataset {path}`, `spaars data inspect {path} --task kitchen-mixed`."
+        )
     found = next((format for format in FORMATS if format.claims(path)), None)
     if found is None:
         what = "directories like this" if path.is_dir() else f"'{path.suffix or path.name}' files"

@@ -59,16 +59,19 @@ def load(path: Path, subtasks: tuple[str, ...]) -> Dataset | None:
     unknown = [name for name in subtasks if name not in SUBTASKS]
     if unknown:
         raise unknown_name("kitchen subtask", unknown[0], SUBTASKS)
-    if path.suffix.lower() == ".npz" and path.is_file():
-        members = npz.names_in(path)
-        if "at_goal" in members:
-            return _replays(path, subtasks)
-        if "ctrl_target" in members:
-            raise DataError(
-                f"{path}: recorded joint targets, not yet what the simulator makes of them. Replay "
-                f"them first: `spaars data convert kitchen-demos {path} REPLAYS.npz`."
-            )
+    if is_replay(path):
+        return _replays(path, subtasks)
+    if npz.claims(path) and path.is_file() and "ctrl_target" in npz.names_in(path):
+        raise DataError(
+            f"{path}: recorded joint targets, not yet what the simulator makes of them. Replay "
+            f"them first: `spaars data convert kitchen-demos {path} REPLAYS.npz`."
+        )
     return None
+
+
+def is_replay(path: Path) -> bool:
+    """Whether it is a replay file, whose rewards depend on the task."""
+    return npz.claims(path) and path.is_file() and {"at_goal", "ep_start"} <= npz.names_in(path)
 
 
 def without_goal(dataset: Dataset, where: str) -> Dataset:
