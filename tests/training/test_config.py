@@ -20,7 +20,8 @@ from spaars.training.config import (
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_of_every_method_is_consistent(method, preset):
-    config = preset_config("hopper-medium", method, preset)
+    skills = "opal" in METHODS[method].sections
+    config = preset_config("kitchen-mixed" if skills else "hopper-medium", method, preset)
     check(config)
     assert (config.method, config.preset) == (method, preset)
     hash(config.agent())  # jit needs it

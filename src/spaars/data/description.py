@@ -35,7 +35,7 @@ class Description:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return asdict(self)
+        return dict(json.loads(json.dumps(asdict(self))))  # lists, as a file has them
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict())
