@@ -90,7 +90,8 @@ def test_run_directory_is_complete(reference: Run) -> None:
     }
     summary = json.loads((reference.path / "summary.json").read_text())
     assert summary == reference.summary
-    assert summary["dataset"].keys() == {"label", "sha256", "transitions"}
+    assert summary["dataset"].keys() == {"label", "sha256", "transitions", "description"}
+    assert summary["dataset"]["description"]["observations"] == [["observations", 4]]
     kinds = {json.loads(line)["kind"] for line in metrics(reference.path).splitlines()}
     assert kinds == {"train", "evaluation", "episode", "event"}
 
