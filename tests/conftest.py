@@ -3,6 +3,7 @@
 This file is imported before anything of `spaars`, so that the hook sees every module.
 """
 
+import tempfile
 from typing import get_args, get_origin
 
 import jax
@@ -27,6 +28,10 @@ def _loosened(hint):
 
 
 install_import_hook("spaars", "conftest.typechecked")
+# What a test trains, interrupts and resumes is compiled once, not three times.
+_cache = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Rank promotion stays allowed: layers that act on whole batches add a bias (n,) to (*batch, n).
 

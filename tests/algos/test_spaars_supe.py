@@ -9,6 +9,7 @@ from spaars.algos.sac import SACConfig
 from spaars.algos.spaars_supe import RawConfig, SpaarsSupe, primitive_transitions
 from spaars.algos.supe import Supe, SupeConfig, to_latent
 from spaars.data.replay import Batch
+from spaars.nn import Critics
 from spaars.priors.opal import OpalConfig
 
 KEY = jax.random.key(0)
@@ -111,8 +112,12 @@ def test_the_running_skill_goes_on_within_a_window_and_ends_with_it(state):
 
 
 def test_an_open_gate_acts_and_a_shut_one_does_not(state):
-    plain = agent(pessimism=0.0)  # these critics have learned nothing to agree on
+    plain = agent(margin=0.3)
     observations = jax.random.normal(KEY, (50, OBS))
+    # Q(s, a) = -a_1: raw actions, near zero, win where the decoded one is above 0.3.
+    linear = jax.tree.map(jnp.zeros_like, Critics(OBS, ACT, (), 3, key=KEY))
+    linear = jax.tree.map(lambda x: x.at[OBS].set(-1.0) if x.ndim > 1 else x, linear)
+    state = state._replace(critics=state.critics._replace(params=linear))
     acting = plain.acting(state)
     u = plain.choose(acting, observations, KEY)
     shut, facts = plain.act_deterministic((acting, u), observations)

@@ -103,7 +103,7 @@ def test_description_must_fit(tmp_path):
 
 
 def test_description_is_recorded_with_a_run():
-    assert describe_dataset(dataset(DESCRIPTION))["description"]["action_low"] == (-1.5, 0.0)
+    assert describe_dataset(dataset(DESCRIPTION))["description"]["action_low"] == [-1.5, 0.0]
     assert "description" not in describe_dataset(dataset())
 
 

@@ -39,7 +39,7 @@ def test_loss_golden(opal):
     flat = eqx.tree_at(
         lambda o: [
             leaf
-            for layer in (o.head, o.state_prior_net.layers[-1], o.decoder.layers[-1])
+            for layer in (o.head, o.acting.state_prior_net.layers[-1], o.acting.decoder.layers[-1])
             for leaf in (layer.weight, layer.bias)
         ],
         opal,
@@ -57,8 +57,8 @@ def test_decoder_sees_the_present_state_alone(opal):
     """Closed loop: an action depends on this step's observation and z."""
     observations = jax.random.normal(KEY, (2, H, OBS))
     z = jnp.ones((2, H, K))
-    actions = opal.low_level(observations, z).mean
-    changed = opal.low_level(observations.at[:, 0].add(1.0), z).mean
+    actions = opal.acting.low_level(observations, z).mean
+    changed = opal.acting.low_level(observations.at[:, 0].add(1.0), z).mean
     np.testing.assert_array_equal(actions[:, 1:], changed[:, 1:])
     assert np.abs(actions[:, 0] - changed[:, 0]).max() > 0
 
@@ -76,13 +76,13 @@ def test_skills_tell_apart_what_the_data_do(opal):
         return jax.lax.scan(step, learner, jax.random.split(key, 300))
 
     learner, metrics = train(Learner.create(opal, tx), KEY)
-    trained = learner.params
+    trained, acting = learner.params, learner.params.acting
     assert float(metrics["reconstruction"][-1]) < 0.05
     assert float(metrics["kl"][-1]) > 0.3  # which of two: about log 2
     observations, actions = chunks(100, jax.random.key(9))
     z = trained.encode_mean(observations, actions)
-    decoded = trained.decode(observations[:, 0], z)
+    decoded = acting.decode(observations[:, 0], z)
     np.testing.assert_array_equal(np.sign(decoded), np.sign(actions[:, 0]))
     # What the state prior draws is one or the other, each about as often.
-    drawn = trained.decode(observations[:, 0], trained.state_prior(observations[:, 0]).sample(KEY))
+    drawn = acting.decode(observations[:, 0], acting.state_prior(observations[:, 0]).sample(KEY))
     assert 25 < int((drawn[:, 0] > 0).sum()) < 75
