@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from spaars.algos.config import LearnerConfig, OfflineConfig
-from spaars.algos.gate import GateConfig
-from spaars.algos.spaars import NOT_ARMED, Spaars
+from spaars.algos.gate import NOT_ARMED, GateConfig
+from spaars.algos.spaars import Spaars
 from spaars.data.replay import Batch
 from spaars.nn import polyak
 from spaars.priors import PriorConfig

@@ -4,16 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spaars.algos.gate import GateConfig
+from skill_windows import ACT, KEY, LOGGED, OBS, B, H, K, same, windows
+from spaars.algos.gate import GateConfig, raw_wins
 from spaars.algos.sac import SACConfig
 from spaars.algos.spaars_supe import RawConfig, SpaarsSupe, primitive_transitions
 from spaars.algos.supe import Supe, SupeConfig, to_latent
-from spaars.data.replay import Batch
 from spaars.nn import Critics
 from spaars.priors.opal import OpalConfig
 
-KEY = jax.random.key(0)
-OBS, ACT, K, H, B, LOGGED = 3, 2, 2, 4, 6, 3
 SKILLS = Supe(
     prior=OpalConfig(skill_length=H, latent_dim=K, hidden=(16,), recurrent=8),
     supe=SupeConfig(hidden=(16,), novelty_features=8),
@@ -49,23 +47,6 @@ def state():
 @pytest.fixture(scope="module")
 def update():
     return jax.jit(AGENT.update)
-
-
-def windows(n=B, key=KEY) -> Batch:
-    keys = jax.random.split(key, 5)
-    u = jnp.tanh(jax.random.normal(keys[4], (n, 1, K)))
-    return Batch(
-        observations=jax.random.normal(keys[0], (n, H, OBS)),
-        actions=jnp.tanh(jax.random.normal(keys[1], (n, H, ACT))),
-        rewards=jax.random.normal(keys[2], (n, H)),
-        next_observations=jax.random.normal(keys[3], (n, H, OBS)),
-        terminated=jnp.zeros((n, H)),
-        latents=jnp.broadcast_to(u, (n, H, K)),
-    )
-
-
-def same(a, b) -> bool:
-    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
 
 
 def armed(state, since_updates: int):
@@ -127,7 +108,7 @@ def test_an_open_gate_acts_and_a_shut_one_does_not(state):
     armed_acting = acting._replace(armed=jnp.array(True))
     opened, facts = plain.act_deterministic((armed_acting, u), observations)
     raw = state.raw.params(observations).mode()
-    wins = plain.raw_wins(state.critics.params, observations, raw, decoded)
+    wins = raw_wins(plain.gate, state.critics.params, observations, raw, decoded)
     assert 0 < int(wins.sum()) < 50
     np.testing.assert_allclose(opened, jnp.where(wins[:, None], raw, decoded), atol=1e-6)
     np.testing.assert_array_equal(facts["raw_share"], wins)

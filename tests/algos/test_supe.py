@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from skill_windows import ACT, KEY, LOGGED, OBS, B, H, K, same, windows
 from spaars.algos.rnd import RND
 from spaars.algos.sac import SACConfig
 from spaars.algos.supe import (
@@ -14,12 +15,8 @@ from spaars.algos.supe import (
     termination_model_loss,
     to_latent,
 )
-from spaars.data.replay import Batch
 from spaars.nn import MLP
 from spaars.priors.opal import OpalConfig
-
-KEY = jax.random.key(0)
-OBS, ACT, K, H, B, LOGGED = 3, 2, 2, 4, 6, 3
 
 AGENT = Supe(
     prior=OpalConfig(skill_length=H, latent_dim=K, hidden=(16,), recurrent=8),
@@ -39,23 +36,6 @@ def state():
 @pytest.fixture(scope="module")
 def update():
     return jax.jit(AGENT.update)
-
-
-def windows(n=B, key=KEY) -> Batch:
-    keys = jax.random.split(key, 5)
-    u = jnp.tanh(jax.random.normal(keys[4], (n, 1, K)))
-    return Batch(
-        observations=jax.random.normal(keys[0], (n, H, OBS)),
-        actions=jnp.tanh(jax.random.normal(keys[1], (n, H, ACT))),
-        rewards=jax.random.normal(keys[2], (n, H)),
-        next_observations=jax.random.normal(keys[3], (n, H, OBS)),
-        terminated=jnp.zeros((n, H)),
-        latents=jnp.broadcast_to(u, (n, H, K)),
-    )
-
-
-def same(a, b) -> bool:
-    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
 
 
 def test_macro_transitions_golden():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lq_scalar import IDLE, SCALAR
 from spaars.algos import gate
 from spaars.errors import ConfigError
 from spaars.theory.gated import (
@@ -19,7 +20,6 @@ from spaars.theory.gated import (
     raw_gain_better_in_half,
 )
 from spaars.theory.lq import (
-    LQ,
     best_latent_gain,
     cost_matrix,
     decoder_with_error,
@@ -29,18 +29,8 @@ from spaars.theory.lq import (
     random_problem,
 )
 
-# The scalar problem of test_lq; idle it stays at 1 and P = 3. Acting -K s once and then nothing
+# SCALAR: idle it stays at 1 and P = 3. Acting -K s once and then nothing
 # costs 3/2 + K^2 + 3/2 (1 - K)^2, so A(s, -K s) = (3 K - 5/2 K^2) s^2.
-SCALAR = LQ(
-    A=np.eye(1),
-    B=np.eye(1),
-    Q=np.array([[1.5]]),
-    R=np.eye(1),
-    gamma=0.5,
-    start=np.ones((1, 1)),
-    noise=np.zeros((1, 1)),
-)
-IDLE = np.zeros((1, 1))
 
 
 def measure(

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from lq_scalar import IDLE, SCALAR
 from spaars.errors import ConfigError
 from spaars.theory.lq import (
     LQ,
@@ -19,17 +20,7 @@ from spaars.theory.lq import (
 from spaars.theory.study import bootstrap_interval
 from spaars.theory.variance import VarianceStudy, exact_variances, measured_variances
 
-# The scalar problem of test_lq, idle: P = 3, H = 5/2, grad_a Q(1, 0) = -gamma 2 P = -3.
-SCALAR = LQ(
-    A=np.eye(1),
-    B=np.eye(1),
-    Q=np.array([[1.5]]),
-    R=np.eye(1),
-    gamma=0.5,
-    start=np.ones((1, 1)),
-    noise=np.zeros((1, 1)),
-)
-IDLE = np.zeros((1, 1))
+# SCALAR, idle: P = 3, H = 5/2, grad_a Q(1, 0) = -gamma 2 P = -3.
 # Four actions, one for each state, all alike: H is a multiple of the identity.
 ALIKE = LQ(
     A=0.9 * np.eye(4),

@@ -7,9 +7,13 @@ what the members disagree on at the state as such cancels (design section 2.5).
 import dataclasses
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from spaars.nn import Critics, Metrics
+
+NOT_ARMED = -1
 GateRule = Literal["advantage", "never", "always", "step"]
 
 
@@ -65,3 +69,64 @@ def raw_share_limit(
 ) -> Float[Array, ""]:
     """Probability with which an open gate is obeyed: rises linearly to `cap`."""
     return cap * jnp.clip(steps_since_armed / max(ramp_steps, 1), 0.0, 1.0)
+
+
+# What both agents with a gate do. `armed_at` is the count of updates when the gate was armed,
+# NOT_ARMED before.
+
+
+def arm(
+    armed_at: Int[Array, ""], armed: Bool[Array, ""], updates: Int[Array, ""]
+) -> Int[Array, ""]:
+    """From now on the gate may open, where `armed` and not yet so."""
+    return jnp.where(armed & (armed_at == NOT_ARMED), updates, armed_at)
+
+
+def raw_share(config: GateConfig, steps_since_armed: Float[Array, ""]) -> Float[Array, ""]:
+    """Probability with which an open gate is obeyed."""
+    if config.rule in ("always", "step"):
+        return jnp.ones_like(steps_since_armed)
+    return raw_share_limit(steps_since_armed, config.raw_share_cap, config.ramp_steps)
+
+
+def raw_wins(
+    config: GateConfig,
+    critics: Critics,
+    observations: Float[Array, "b obs"],
+    raw_actions: Float[Array, "b act"],
+    decoded_actions: Float[Array, "b act"],
+) -> Bool[Array, " b"]:
+    """Whether an armed gate is open at these states."""
+    if config.rule in ("always", "step"):
+        return jnp.ones(observations.shape[:-1], bool)
+    q_raw = critics(observations, raw_actions)
+    q_decoded = critics(observations, decoded_actions)
+    return gate_open(q_raw, q_decoded, config.pessimism, config.margin)
+
+
+def handover_evidence(
+    config: GateConfig,
+    critics: Critics,
+    observations: Float[Array, "b obs"],
+    raw_actions: Float[Array, "b act"],
+    decoded_actions: Float[Array, "b act"],
+    discount: float,
+) -> Metrics:
+    """What the hand-over is decided on (design 2.7, statement 3), of both policies' modes.
+
+    `handover_bound` is L_Q E||mu_a - D(mu_z)|| / (1 - gamma), L_Q the 95th percentile of
+    ||grad_a min_e Q||, in units of discounted return like `value`.
+    """
+    cloning_error = jnp.linalg.norm(raw_actions - decoded_actions, axis=-1).mean()
+    slope = jax.grad(lambda a: critics(observations, a).min(0).sum())(decoded_actions)
+    lipschitz = jnp.quantile(jnp.linalg.norm(slope, axis=-1), 0.95)
+    q_decoded = critics(observations, decoded_actions)
+    advantage = paired_advantage(critics(observations, raw_actions), q_decoded, config.pessimism)
+    return {
+        "cloning_error": cloning_error,
+        "lipschitz": lipschitz,
+        "handover_bound": lipschitz * cloning_error / (1.0 - discount),
+        "value": q_decoded.min(0).mean(),
+        "gate_advantage": advantage.mean(),
+        "gate_would_open": (advantage > config.margin).astype(jnp.float32).mean(),
+    }

@@ -16,14 +16,20 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from spaars.algos import iql, latent
 from spaars.algos.agent import Facts, Phase
 from spaars.algos.config import LearnerConfig, OfflineConfig
-from spaars.algos.gate import GateConfig, gate_open, paired_advantage, raw_share_limit
+from spaars.algos.gate import (
+    NOT_ARMED,
+    GateConfig,
+    arm,
+    handover_evidence,
+    raw_share,
+    raw_wins,
+)
 from spaars.algos.sac import critic_loss, td_targets, temperature_loss
 from spaars.data.replay import Batch, Normaliser
 from spaars.nn import MLP, Critics, Learner, Metrics, TanhGaussianPolicy, descend, polyak
 from spaars.priors.base import BehaviourPrior
 from spaars.priors.cvae import CVAE, PriorConfig, cvae_loss
 
-NOT_ARMED = -1
 # Step of the moving average `SpaarsState.offline_entropy`: over the last few hundred updates.
 ENTROPY_TAU = 0.005
 
@@ -211,8 +217,7 @@ class Spaars:
 
     def hand_over(self, state: SpaarsState, armed: Bool[Array, ""]) -> SpaarsState:
         """From now on the gate may open, where `armed` and not yet so."""
-        fresh = armed & (state.armed_at == NOT_ARMED)
-        return state._replace(armed_at=jnp.where(fresh, state.updates, state.armed_at))
+        return state._replace(armed_at=arm(state.armed_at, armed, state.updates))
 
     # ------------------------------------------------------------------ acting
 
@@ -241,29 +246,12 @@ class Spaars:
 
     def raw_share(self, state: SpaarsState) -> Float[Array, ""]:
         """Probability with which an open gate is obeyed."""
-        if self.gate.rule in ("always", "step"):
-            return jnp.ones_like(state.updates, jnp.float32)
-        since = self.steps(state.updates - state.armed_at)
-        return raw_share_limit(since, self.gate.raw_share_cap, self.gate.ramp_steps)
+        return raw_share(self.gate, self.steps(state.updates - state.armed_at))
 
     def decode(
         self, prior: BehaviourPrior, observations: Float[Array, "b obs"], u: Float[Array, "b k"]
     ) -> Float[Array, "b act"]:
         return prior.decode(observations, self.prior.latent_bound * u)
-
-    def raw_wins(
-        self,
-        critics: Critics,
-        observations: Float[Array, "b obs"],
-        raw_actions: Float[Array, "b act"],
-        decoded_actions: Float[Array, "b act"],
-    ) -> Bool[Array, " b"]:
-        """Whether an armed gate is open at these states."""
-        if self.gate.rule in ("always", "step"):
-            return jnp.ones(observations.shape[:-1], bool)
-        q_raw = critics(observations, raw_actions)
-        q_decoded = critics(observations, decoded_actions)
-        return gate_open(q_raw, q_decoded, self.gate.pessimism, self.gate.margin)
 
     def act(
         self, acting: Acting, observations: Float[Array, "n obs"], key: PRNGKeyArray
@@ -272,11 +260,11 @@ class Spaars:
         obs = acting.normaliser(observations)
         pi_z, pi_a = acting.latent(obs), acting.raw(obs)
         decoded = self.decode(acting.prior, obs, pi_z.sample(latent_key))
-        raw_wins = self._armed_and_open(acting, obs, pi_a.mode(), pi_z.mode())
-        obeyed = jax.random.uniform(share_key, raw_wins.shape) < acting.raw_share
-        use_raw = raw_wins & obeyed
+        is_open = self._armed_and_open(acting, obs, pi_a.mode(), pi_z.mode())
+        obeyed = jax.random.uniform(share_key, is_open.shape) < acting.raw_share
+        use_raw = is_open & obeyed
         actions = jnp.where(use_raw[..., None], pi_a.sample(raw_key), decoded)
-        facts = {"raw_share": use_raw.astype(jnp.float32), "gate": raw_wins.astype(jnp.float32)}
+        facts = {"raw_share": use_raw.astype(jnp.float32), "gate": is_open.astype(jnp.float32)}
         return actions, facts
 
     def act_deterministic(
@@ -285,9 +273,9 @@ class Spaars:
         """Modes of both averaged policies; an open gate is always obeyed, whatever the limit."""
         obs = acting.normaliser(observations)
         raw, u = acting.raw_average(obs).mode(), acting.latent_average(obs).mode()
-        raw_wins = self._armed_and_open(acting, obs, raw, u)
-        actions = jnp.where(raw_wins[..., None], raw, self.decode(acting.prior, obs, u))
-        share = raw_wins.astype(jnp.float32)
+        is_open = self._armed_and_open(acting, obs, raw, u)
+        actions = jnp.where(is_open[..., None], raw, self.decode(acting.prior, obs, u))
+        share = is_open.astype(jnp.float32)
         return actions, {"raw_share": share, "gate": share}
 
     def _armed_and_open(
@@ -295,7 +283,7 @@ class Spaars:
     ) -> Bool[Array, " n"]:
         def compare() -> Array:
             decoded = self.decode(acting.prior, obs, u)
-            return self.raw_wins(acting.critics, obs, raw, decoded)
+            return raw_wins(self.gate, acting.critics, obs, raw, decoded)
 
         if self.gate.rule == "never":
             return jnp.zeros(obs.shape[:-1], bool)
@@ -349,9 +337,9 @@ class Spaars:
         def gated_actions() -> Array:
             pi_a = state.raw.params(next_observations)
             decoded_mode = self.decode(prior, next_observations, pi_z.mode())
-            raw_wins = self.raw_wins(target, next_observations, pi_a.mode(), decoded_mode)
-            obeyed = jax.random.uniform(share_key, raw_wins.shape) < self.raw_share(state)
-            use_raw = raw_wins & obeyed
+            is_open = raw_wins(self.gate, target, next_observations, pi_a.mode(), decoded_mode)
+            obeyed = jax.random.uniform(share_key, is_open.shape) < self.raw_share(state)
+            use_raw = is_open & obeyed
             return jnp.where(use_raw[..., None], pi_a.sample(raw_key), latent_actions())
 
         if self.gate.rule == "never":
@@ -460,27 +448,12 @@ class Spaars:
     # ------------------------------------------------------------------ evidence
 
     def evidence(self, state: SpaarsState, batch: Batch) -> Metrics:
-        """What the hand-over is decided on, measured on a batch (design 2.7, statement 3).
-
-        `handover_bound` is L_Q E||mu_a - D(mu_z)|| / (1 - gamma), L_Q the 95th percentile of
-        ||grad_a min_e Q||, in units of discounted return like `value`.
-        """
-        batch = state.normaliser.batch(batch)
-        obs, critics = batch.observations, state.critics.params
+        """What the hand-over is decided on, measured on a batch."""
+        obs = state.normaliser(batch.observations)
         raw = state.raw.params(obs).mode()
         decoded = self.decode(state.prior.params, obs, state.latent.params(obs).mode())
-        cloning_error = jnp.linalg.norm(raw - decoded, axis=-1).mean()
-        slope = jax.grad(lambda a: critics(obs, a).min(0).sum())(decoded)
-        lipschitz = jnp.quantile(jnp.linalg.norm(slope, axis=-1), 0.95)
-        advantage = paired_advantage(critics(obs, raw), critics(obs, decoded), self.gate.pessimism)
-        return {
-            "cloning_error": cloning_error,
-            "lipschitz": lipschitz,
-            "handover_bound": lipschitz * cloning_error / (1.0 - self.learner.discount),
-            "value": critics(obs, decoded).min(0).mean(),
-            "gate_advantage": advantage.mean(),
-            "gate_would_open": (advantage > self.gate.margin).astype(jnp.float32).mean(),
-        }
+        critics, discount = state.critics.params, self.learner.discount
+        return handover_evidence(self.gate, critics, obs, raw, decoded, discount)
 
 
 def _regress(

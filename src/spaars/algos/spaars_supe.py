@@ -17,9 +17,15 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from spaars.algos import latent, supe
 from spaars.algos.agent import Facts, Phase
-from spaars.algos.gate import GateConfig, gate_open, paired_advantage, raw_share_limit
+from spaars.algos.gate import (
+    NOT_ARMED,
+    GateConfig,
+    arm,
+    handover_evidence,
+    raw_share,
+    raw_wins,
+)
 from spaars.algos.sac import critic_loss, td_targets
-from spaars.algos.spaars import NOT_ARMED
 from spaars.algos.supe import Supe, SupeState, to_latent
 from spaars.data.replay import Batch
 from spaars.nn import Critics, Learner, Metrics, TanhGaussianPolicy, TanhNormal, descend, polyak
@@ -143,8 +149,7 @@ class SpaarsSupe:
         return state
 
     def hand_over(self, state: SpaarsSupeState, armed: Bool[Array, ""]) -> SpaarsSupeState:
-        fresh = armed & (state.armed_at == NOT_ARMED)
-        return state._replace(armed_at=jnp.where(fresh, self.updates(state), state.armed_at))
+        return state._replace(armed_at=arm(state.armed_at, armed, self.updates(state)))
 
     @staticmethod
     def updates(state: SpaarsSupeState) -> Int[Array, ""]:
@@ -155,12 +160,6 @@ class SpaarsSupe:
         armed = state.armed_at != NOT_ARMED
         return jnp.where(armed, since.astype(jnp.float32) / self.skills.utd, 0.0)
 
-    def raw_share(self, state: SpaarsSupeState) -> Float[Array, ""]:
-        if self.gate.rule in ("always", "step"):
-            return jnp.ones_like(self.updates(state), jnp.float32)
-        since = self.steps_since_armed(state)
-        return raw_share_limit(since, self.gate.raw_share_cap, self.gate.ramp_steps)
-
     # ------------------------------------------------------------------ acting
 
     def acting(self, state: SpaarsSupeState) -> Acting:
@@ -169,7 +168,7 @@ class SpaarsSupe:
             raw=state.raw.params,
             critics=state.critics.params,
             armed=state.armed_at != NOT_ARMED,
-            raw_share=self.raw_share(state),
+            raw_share=raw_share(self.gate, self.steps_since_armed(state)),
         )
 
     def choose(
@@ -177,32 +176,18 @@ class SpaarsSupe:
     ) -> Float[Array, "n k"]:
         return self.skills.choose(acting.skill, observations, key)
 
-    def raw_wins(
-        self,
-        critics: Critics,
-        observations: Float[Array, "b obs"],
-        raw_actions: Float[Array, "b act"],
-        decoded_actions: Float[Array, "b act"],
-    ) -> Bool[Array, " b"]:
-        """Whether an armed gate is open at these states."""
-        if self.gate.rule in ("always", "step"):
-            return jnp.ones(observations.shape[:-1], bool)
-        q_raw = critics(observations, raw_actions)
-        q_decoded = critics(observations, decoded_actions)
-        return gate_open(q_raw, q_decoded, self.gate.pessimism, self.gate.margin)
-
     def act(
         self, running: Running, observations: Float[Array, "n obs"], key: PRNGKeyArray
     ) -> tuple[Float[Array, "n act"], Facts]:
         acting, u = running
         skill_key, raw_key, share_key = jax.random.split(key, 3)
         decoded, _ = self.skills.act((acting.skill, u), observations, skill_key)
-        pi_a, raw_wins = self._compare(acting, observations, u)
-        use_raw = raw_wins & (jax.random.uniform(share_key, raw_wins.shape) < acting.raw_share)
+        pi_a, is_open = self._compare(acting, observations, u)
+        use_raw = is_open & (jax.random.uniform(share_key, is_open.shape) < acting.raw_share)
         actions = jnp.where(use_raw[..., None], pi_a.sample(raw_key), decoded)
         return actions, {
             "raw_share": use_raw.astype(jnp.float32),
-            "gate": raw_wins.astype(jnp.float32),
+            "gate": is_open.astype(jnp.float32),
         }
 
     def act_deterministic(
@@ -211,9 +196,9 @@ class SpaarsSupe:
         """Modes; an open gate is always obeyed, whatever the limit."""
         acting, u = running
         decoded, _ = self.skills.act_deterministic((acting.skill, u), observations)
-        pi_a, raw_wins = self._compare(acting, observations, u)
-        share = raw_wins.astype(jnp.float32)
-        actions = jnp.where(raw_wins[..., None], pi_a.mode(), decoded)
+        pi_a, is_open = self._compare(acting, observations, u)
+        share = is_open.astype(jnp.float32)
+        actions = jnp.where(is_open[..., None], pi_a.mode(), decoded)
         return actions, {"raw_share": share, "gate": share}
 
     def _compare(
@@ -222,7 +207,8 @@ class SpaarsSupe:
         obs = acting.skill.normaliser(observations)
         pi_a = acting.raw(obs)
         decoded = acting.skill.prior.decode(obs, to_latent(u))
-        return pi_a, acting.armed & self.raw_wins(acting.critics, obs, pi_a.mode(), decoded)
+        wins = raw_wins(self.gate, acting.critics, obs, pi_a.mode(), decoded)
+        return pi_a, acting.armed & wins
 
     # ------------------------------------------------------------------ online
 
@@ -289,9 +275,10 @@ class SpaarsSupe:
         decoded = jnp.clip(pi.sample(skill_key), -1.0, 1.0)
         pi_a = state.raw.params(obs)
         mode = jnp.clip(pi.mode(), -1.0, 1.0)
-        raw_wins = self.raw_wins(target, obs, pi_a.mode(), mode)
-        obeyed = jax.random.uniform(share_key, raw_wins.shape) < self.raw_share(state)
-        use_raw = (state.armed_at != NOT_ARMED) & raw_wins & obeyed
+        is_open = raw_wins(self.gate, target, obs, pi_a.mode(), mode)
+        share = raw_share(self.gate, self.steps_since_armed(state))
+        obeyed = jax.random.uniform(share_key, is_open.shape) < share
+        use_raw = (state.armed_at != NOT_ARMED) & is_open & obeyed
         actions = jnp.where(use_raw[:, None], pi_a.sample(raw_key), decoded)
         return target(obs, actions).min(0)
 
@@ -326,21 +313,11 @@ class SpaarsSupe:
         own = jax.tree.map(lambda x: x[self.skills.logged_rows :], windows)
         batch, _ = primitive_transitions(own)
         assert batch.latents is not None
-        obs, critics = state.skill.sac.normaliser(batch.observations), state.critics.params
+        obs = state.skill.sac.normaliser(batch.observations)
         raw = state.raw.params(obs).mode()
         decoded = state.skill.prior.params.acting.decode(obs, to_latent(batch.latents))
-        cloning_error = jnp.linalg.norm(raw - decoded, axis=-1).mean()
-        slope = jax.grad(lambda a: critics(obs, a).min(0).sum())(decoded)
-        lipschitz = jnp.quantile(jnp.linalg.norm(slope, axis=-1), 0.95)
-        advantage = paired_advantage(critics(obs, raw), critics(obs, decoded), self.gate.pessimism)
-        return {
-            "cloning_error": cloning_error,
-            "lipschitz": lipschitz,
-            "handover_bound": lipschitz * cloning_error / (1.0 - self.raw.discount),
-            "value": critics(obs, decoded).min(0).mean(),
-            "gate_advantage": advantage.mean(),
-            "gate_would_open": (advantage > self.gate.margin).astype(jnp.float32).mean(),
-        }
+        critics, discount = state.critics.params, self.discount
+        return handover_evidence(self.gate, critics, obs, raw, decoded, discount)
 
     def roll_back(self, state: SpaarsSupeState, acting: Acting) -> SpaarsSupeState:
         # What acted before the gate was armed had no raw policy to go back to.

@@ -31,7 +31,6 @@ class SupeConfig:
 
     discount: float = 0.99
     """Discount per environment step, of the rewards within a skill."""
-
     bonus: float = 8.0
     """Weight of the novelty in every reward."""
     bonus_from: int = 10_000

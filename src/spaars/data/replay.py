@@ -203,7 +203,7 @@ def sample_recent(
     """
     episode_key, row_key = jax.random.split(key)
     chosen = episodes[jax.random.randint(episode_key, shape, 0, episodes.shape[0])]
-    # What the ring has overwritten is gone.
+    # What the ring has overwritten is gone; the oldest row stands in for an episode gone whole.
     first = jnp.maximum(chosen[..., 0], ring.inserted - ring.size)
     stop = jnp.maximum(chosen[..., 1], first + 1)
     length = (stop - first).astype(jnp.float32)
