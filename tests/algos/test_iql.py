@@ -186,3 +186,23 @@ def test_executed_actions_are_within_bounds():
     state = agent.init(KEY, jnp.zeros(3), jnp.ones(3), 2)
     actions, _ = agent.act(agent.acting(state), jnp.zeros((500, 3)), KEY)
     assert float(jnp.abs(actions).max()) == 1.0  # std is 1 at first: some are clipped
+
+
+def test_dropout_is_the_actors_alone():
+    """Of an update, only the actor and its loss change; acting drops nothing."""
+    batch = peer_batch()
+    found = {}
+    for rate in (0.0, 0.5):
+        agent = IQL(IQLConfig(hidden=(8,), reward_scale=1.0, actor_dropout=rate))
+        state = agent.init(KEY, jnp.zeros(3), jnp.ones(3), 2)
+        found[rate] = agent.update(state, batch, KEY)
+    (plain, a), (dropped, b) = found[0.0], found[0.5]
+    assert float(a["actor_loss"]) != float(b["actor_loss"])
+    for name in ("critics", "target_critics", "value"):
+        same = jax.tree.map(
+            lambda x, y: bool((x == y).all()), getattr(plain, name), getattr(dropped, name)
+        )
+        assert all(jax.tree.leaves(same)), name
+    acting = agent.acting(dropped)
+    one, other = (agent.act_deterministic(acting, batch.observations)[0] for _ in range(2))
+    np.testing.assert_array_equal(one, other)

@@ -118,3 +118,19 @@ def test_descend_golden():
     # params - 0.1 * 2 params; the metrics are those before the step: 1 + 4
     np.testing.assert_allclose(learner.params, [0.8, 1.6])
     assert float(metrics["loss"]) == 5.0
+
+
+def test_dropout_keeps_the_mean_and_drops_whole_units():
+    """One hidden layer of weights 1 from an input of 1: the output counts the kept units."""
+    n, rate, mlp = 1000, 0.25, MLP(1, 1, (1000,), key=KEY)
+    ones = jax.tree.map(jnp.ones_like, mlp.layers)
+    mlp = eqx.tree_at(lambda m: m.layers, mlp, ones)
+    mlp = eqx.tree_at(
+        lambda m: [layer.bias for layer in m.layers], mlp, [jnp.zeros(n), jnp.zeros(1)]
+    )
+    kept = mlp(jnp.ones((50, 1)), rate, KEY)[:, 0] * (1.0 - rate)
+    np.testing.assert_allclose(kept, jnp.round(kept), atol=1e-2)
+    spread = (n * rate * (1.0 - rate)) ** 0.5
+    assert abs(float(kept.mean()) - n * (1.0 - rate)) < 4.0 * spread / 50**0.5
+    assert 0.5 * spread < float(kept.std()) < 1.5 * spread
+    np.testing.assert_array_equal(mlp(jnp.ones((2, 1)), rate), [[n], [n]])  # acting

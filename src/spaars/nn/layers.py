@@ -71,12 +71,21 @@ class MLP(eqx.Module):
         self.layers = (*hidden_layers, Linear(widths[-1], n_out, key=keys[-1], scale=final_scale))
         self.norms = tuple(LayerNorm(n) for n in hidden) if layer_norm else ()
 
-    def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+    def __call__(
+        self,
+        x: Float[Array, "*batch n_in"],
+        dropout: float = 0.0,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "*batch n_out"]:
+        """With a `key`, each hidden unit is dropped with probability `dropout`."""
         for i, layer in enumerate(self.layers[:-1]):
             x = layer(x)
             if self.norms:
                 x = self.norms[i](x)
             x = jax.nn.relu(x)
+            if key is not None and dropout > 0.0:
+                keep = jax.random.bernoulli(jax.random.fold_in(key, i), 1.0 - dropout, x.shape)
+                x = jnp.where(keep, x / (1.0 - dropout), 0.0)
         return self.layers[-1](x)
 
 

@@ -54,5 +54,12 @@ class GaussianPolicy(eqx.Module):
         self.log_std = jnp.zeros(n, jnp.float32)
         self.log_std_range = log_std_range
 
-    def __call__(self, observations: Float[Array, "*batch obs"]) -> Normal:
-        return Normal(jnp.tanh(self.net(observations)), jnp.clip(self.log_std, *self.log_std_range))
+    def __call__(
+        self,
+        observations: Float[Array, "*batch obs"],
+        dropout: float = 0.0,
+        key: PRNGKeyArray | None = None,
+    ) -> Normal:
+        """With a `key`, hidden units are dropped (`MLP`): in training only."""
+        mean = jnp.tanh(self.net(observations, dropout, key))
+        return Normal(mean, jnp.clip(self.log_std, *self.log_std_range))

@@ -47,8 +47,8 @@ def env_kwargs(subtasks: tuple[str, ...]) -> dict[str, Any]:
 SETTINGS: dict[str, dict[str, Any]] = {
     # A kitchen episode costs a second of simulation: evaluated half as often as locomotion.
     "": {"evaluation": {"every": 10_000}},
-    # Published (IQL, appendix B): temperature 0.5, rewards as they are.
-    "iql": {"iql": {"temperature": 0.5, "reward_scale": 1.0}},
+    # Published (IQL, appendix B): temperature 0.5, dropout in the actor, rewards as they are.
+    "iql": {"iql": {"temperature": 0.5, "actor_dropout": 0.1, "reward_scale": 1.0}},
 }
 TRAINING_KWARGS = {"terminate_on_tasks_completed": False, "remove_task_when_completed": False}
 

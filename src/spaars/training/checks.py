@@ -129,6 +129,8 @@ def check(config: TrainConfig) -> None:
     }.items():
         if not 0.0 < share < 1.0:
             raise ConfigError(f"{flag} must lie in (0, 1), got {share}.")
+    if not 0.0 <= c.iql.actor_dropout < 1.0:
+        raise ConfigError(f"--iql.actor-dropout must lie in [0, 1), got {c.iql.actor_dropout}.")
     gated = "gate" in METHODS[c.method].sections and c.online.steps > 0
     watched = {
         "advantage": {"--gate.plateau-window": c.gate.plateau_window},
