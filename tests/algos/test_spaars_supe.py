@@ -7,7 +7,13 @@ import pytest
 from skill_windows import ACT, KEY, LOGGED, OBS, B, H, K, same, windows
 from spaars.algos.gate import GateConfig, raw_wins
 from spaars.algos.sac import SACConfig
-from spaars.algos.spaars_supe import RawConfig, SpaarsSupe, primitive_transitions
+from spaars.algos.spaars_supe import (
+    EasingConfig,
+    RawConfig,
+    SpaarsSupe,
+    primitive_transitions,
+    skill_cloning_loss,
+)
 from spaars.algos.supe import Supe, SupeConfig, to_latent
 from spaars.nn import Critics
 from spaars.priors.opal import OpalConfig
@@ -21,9 +27,12 @@ SKILLS = Supe(
 )
 
 
-def agent(**gate) -> SpaarsSupe:
+AS_SUPE = EasingConfig(updates=0)
+
+
+def agent(easing=AS_SUPE, **gate) -> SpaarsSupe:
     raw = RawConfig(hidden=(16,), critics=3, cloning_steps=10, learning_rate=1e-2)
-    return SpaarsSupe(SKILLS, raw, GateConfig(**{"ramp_steps": 10} | gate))
+    return SpaarsSupe(SKILLS, raw, GateConfig(**{"ramp_steps": 10} | gate), easing)
 
 
 AGENT = agent()
@@ -65,13 +74,66 @@ def test_primitive_transitions_golden():
 
 
 def test_the_skill_side_is_supes(state, update):
-    """Gate and raw policy take nothing from it."""
+    """Gate and raw policy take nothing from it; without a start at the prior nothing is eased."""
     skill_key = jax.random.split(KEY, 3)[0]
     alone, metrics = jax.jit(SKILLS.update)(state.skill, windows(), skill_key)
     both, all_metrics = update(state, windows(), KEY)
     for ours, theirs in zip(jax.tree.leaves(both.skill), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     assert float(all_metrics["skill_q_mean"]) == pytest.approx(float(metrics["q_mean"]), rel=1e-4)
+
+
+def cloning(actor, batch, rows):
+    """Of the skills that the batch's rows say."""
+    u = batch.latents[rows, 0]
+    return float(skill_cloning_loss(actor, batch.observations[rows, 0], u))
+
+
+def test_the_skill_policy_starts_at_the_datas_skills(state):
+    easing = agent(EasingConfig(updates=100))
+    assert [phase.name for phase in easing.offline_phases()] == ["prior", "skills"]
+    phase = easing.offline_phases()[1]
+    assert (phase.updates, phase.window) == (100, H)
+    batch, start = windows(), jax.jit(phase.update)
+    found = batch._replace(latents=jnp.tile(easing.label(state, batch)[:, None], (1, H, 1)))
+    every = slice(None)
+    before = cloning(state.skill.sac.actor.params, found, every)
+    new = state
+    for _ in range(100):
+        new, metrics = start(new, batch, KEY)
+    after = cloning(new.skill.sac.actor.params, found, every)
+    assert float(metrics["skill_cloning"]) == pytest.approx(after, abs=0.1)
+    assert after < before - 0.3
+    assert not bool(new.skill.untrained)
+    # The prior is frozen, nothing else has learned.
+    assert same(new.skill.prior, state.skill.prior)
+    assert same(new.critics, state.critics)
+
+
+def test_the_skill_policy_is_let_go_of_the_logged_skills(state):
+    batch, logged, own = windows(), slice(0, LOGGED), slice(LOGGED, None)
+    held = agent(EasingConfig(updates=1, weight=100.0, weight_end=0.0, steps=10))
+    free = SKILLS.utd * 10
+
+    def train(updates_before):
+        sac = state.skill.sac._replace(updates=jnp.int32(updates_before))
+        new, update = state._replace(skill=state.skill._replace(sac=sac)), jax.jit(held.update)
+        for i in range(30):
+            # Only the actor's cloning is looked at: no update count, so no annealing meanwhile.
+            new, _ = update(new, batch, jax.random.fold_in(KEY, i))
+            sac = new.skill.sac._replace(updates=jnp.int32(updates_before))
+            new = new._replace(skill=new.skill._replace(sac=sac))
+        return new.skill.sac.actor.params
+
+    tied, released = train(0), train(free)
+    start = state.skill.sac.actor.params
+    assert cloning(tied, batch, logged) < cloning(start, batch, logged) - 0.1
+    assert cloning(tied, batch, logged) < cloning(released, batch, logged) - 0.1
+    # Skills of its own are no examples.
+    other = batch._replace(latents=batch.latents.at[own].multiply(-1.0))
+    losses = [held.easing_loss(state.skill, x)(start) for x in (batch, other)]
+    assert float(losses[0]) == float(losses[1])
+    assert agent().easing_loss(state.skill, batch) is None
 
 
 def test_primitive_critics_learn_from_the_agents_own_steps_alone(state, update):

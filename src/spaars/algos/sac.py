@@ -6,6 +6,7 @@ behaviour policies; its losses also serve SPAARS.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -151,7 +152,17 @@ class SAC(SingleActor):
     def offline_phases(self) -> tuple[Phase, ...]:
         return ()
 
-    def update(self, state: SACState, batch: Batch, key: PRNGKeyArray) -> tuple[SACState, Metrics]:
+    def update(
+        self,
+        state: SACState,
+        batch: Batch,
+        key: PRNGKeyArray,
+        regulariser: Callable[[TanhGaussianPolicy], Array] | None = None,
+    ) -> tuple[SACState, Metrics]:
+        """One update of the critics, and of the rest at every `actor_every`th.
+
+        What `regulariser` says of the actor is added to its loss.
+        """
         c, tx = self.config, self.optimizer
         batch = state.normaliser.batch(batch)
         target_key, subset_key, actor_key = jax.random.split(key, 3)
@@ -173,11 +184,13 @@ class SAC(SingleActor):
 
         # 2.-3. Actor and temperature, at every `actor_every`th update.
         if c.actor_every == 1:
-            state, actor_metrics = self.update_actor(state, batch.observations, actor_key)
+            state, actor_metrics = self.update_actor(
+                state, batch.observations, actor_key, regulariser
+            )
         else:
             state, actor_metrics = jax.lax.cond(
                 state.updates % c.actor_every == 0,
-                lambda: self.update_actor(state, batch.observations, actor_key),
+                lambda: self.update_actor(state, batch.observations, actor_key, regulariser),
                 lambda: (state, dict.fromkeys(("actor_loss", "entropy"), jnp.float32(jnp.nan))),
             )
 
@@ -186,7 +199,11 @@ class SAC(SingleActor):
         return state, critic_metrics | actor_metrics | {"temperature": temperature}
 
     def update_actor(
-        self, state: SACState, observations: Float[Array, "b obs"], key: PRNGKeyArray
+        self,
+        state: SACState,
+        observations: Float[Array, "b obs"],
+        key: PRNGKeyArray,
+        regulariser: Callable[[TanhGaussianPolicy], Array] | None = None,
     ) -> tuple[SACState, Metrics]:
         c, tx, critics = self.config, self.optimizer, state.critics.params
         temperature = jnp.exp(state.log_temperature.params)
@@ -196,7 +213,8 @@ class SAC(SingleActor):
             actions, log_probs = actor(observations).sample_and_log_prob(key)
             q = critics(observations, actions)
             q = q.min(0) if c.actor_aggregate == "min" else q.mean(0)
-            return actor_loss(log_probs, q, temperature), log_probs
+            value = actor_loss(log_probs, q, temperature)
+            return (value if regulariser is None else value + regulariser(actor)), log_probs
 
         (value, log_probs), grads = jax.value_and_grad(loss, has_aux=True)(state.actor.params)
 

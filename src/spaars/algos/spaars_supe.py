@@ -1,13 +1,15 @@
 """SPAARS-SUPE: explore with OPAL skills, and hand over to a raw policy, step by step.
 
-The skill side is SUPE's. Beside it a critic ensemble learns Q(s, a) of primitive steps
-from the same experience, without the novelty bonus; a raw policy clones what the low-level policy
-does; and at every primitive step inside a skill the gate compares the two. A skill in which the
-raw policy acted is relabelled in hindsight by the encoder, so that the skill critics stay
-consistent. Design section 2.6.
+The skill side is SUPE's, but for its start: the skill policy begins as a clone of the skills that
+the encoder finds in the data, and is let go as its critics learn. Beside it a critic ensemble
+learns Q(s, a) of primitive steps from the same experience, without the novelty bonus; a raw policy
+clones what the low-level policy does; and at every primitive step inside a skill the gate compares
+the two. A skill in which the raw policy acted is relabelled in hindsight by the encoder, so that
+the skill critics stay consistent. Design section 2.6.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +57,21 @@ class RawConfig:
     """Environment steps after the hand-over over which the cloning weight is annealed."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EasingConfig:
+    """The skill policy's start at the behaviour prior, and how it is let go."""
+
+    updates: int = 20_000
+    """Updates before the first online step in which it clones the data's skills; 0 starts it from
+    nothing, as SUPE does."""
+    weight: float = 1.0
+    """Weight of that cloning in its loss when its critics begin to learn; Q is scaled to 1."""
+    weight_end: float = 0.02
+    """The weight once annealed."""
+    steps: int = 20_000
+    """Environment steps over which it is annealed."""
+
+
 class Acting(NamedTuple):
     """What `choose` and `act` read."""
 
@@ -85,6 +102,13 @@ def primitive_transitions(windows: Batch) -> tuple[Batch, Bool[Array, " n"]]:
     return flat, jnp.tile(jnp.arange(length) == length - 1, b)
 
 
+def skill_cloning_loss(
+    actor: TanhGaussianPolicy, observations: Float[Array, "b obs"], u: Float[Array, "b k"]
+) -> Float[Array, ""]:
+    """-E log pi(u | s) of the skills u that the data's windows are taken for."""
+    return -actor(observations).log_prob(jax.lax.stop_gradient(u)).mean()
+
+
 @dataclasses.dataclass(frozen=True)
 class SpaarsSupe:
     """The agent (see `spaars.algos.agent.SkillAgent`)."""
@@ -92,6 +116,7 @@ class SpaarsSupe:
     skills: Supe = Supe()
     raw: RawConfig = RawConfig()
     gate: GateConfig = GateConfig()
+    easing: EasingConfig = EasingConfig()
 
     @property
     def batch_size(self) -> int:
@@ -138,7 +163,24 @@ class SpaarsSupe:
 
             return phase._replace(update=update)
 
-        return tuple(on_skill_side(phase) for phase in self.skills.offline_phases())
+        prior = self.skills.prior
+        start = Phase(
+            "skills", self.easing.updates, prior.batch_size, self.start_skills, prior.skill_length
+        )
+        return (*(on_skill_side(phase) for phase in self.skills.offline_phases()), start)
+
+    def start_skills(
+        self, state: SpaarsSupeState, windows: Batch, key: PRNGKeyArray
+    ) -> tuple[SpaarsSupeState, Metrics]:
+        """The skill policy clones what the encoder takes the data's windows for."""
+        skill = state.skill
+        obs = skill.sac.normaliser(windows.observations[:, 0])
+        loss, grads = jax.value_and_grad(skill_cloning_loss)(
+            skill.sac.actor.params, obs, self.label(state, windows)
+        )
+        sac = skill.sac._replace(actor=skill.sac.actor.apply(grads, self.skills.macro.optimizer))
+        skill = skill._replace(sac=sac, untrained=jnp.array(False))
+        return state._replace(skill=skill), {"skill_cloning": loss}
 
     def label(self, state: SpaarsSupeState, windows: Batch) -> Float[Array, "n k"]:
         return self.skills.label(state.skill, windows)
@@ -233,9 +275,10 @@ class SpaarsSupe:
         c, tx = self.raw, self.optimizer
         skill_key, target_key, policy_key = jax.random.split(key, 3)
 
-        # 1. SUPE.
+        # 1. SUPE, its skill policy eased in by the cloning that it started from.
         before = state.skill
-        skill, metrics = self.skills.update(before, windows, skill_key)
+        easing = self.easing_loss(before, windows)
+        skill, metrics = self.skills.update(before, windows, skill_key, easing)
         metrics = {f"skill_{name}": value for name, value in metrics.items()}
         state = state._replace(skill=skill)
 
@@ -256,6 +299,26 @@ class SpaarsSupe:
         # 4. Target critics follow.
         state = state._replace(target_critics=polyak(critics.params, state.target_critics, c.tau))
         return state, metrics | critic_metrics | raw_metrics
+
+    def easing_loss(
+        self, skill: SupeState, windows: Batch
+    ) -> Callable[[TanhGaussianPolicy], Array] | None:
+        """Annealed cloning of the logged windows' skills, in units of Q; None without a start."""
+        c, n = self.easing, self.skills.logged_rows
+        if c.updates == 0:
+            return None
+        assert windows.latents is not None
+        obs, u = skill.sac.normaliser(windows.observations[:n, 0]), windows.latents[:n, 0]
+        steps = skill.sac.updates.astype(jnp.float32) / self.skills.utd
+        weight = latent.linear_anneal(c.weight, c.weight_end, steps / max(c.steps, 1))
+
+        def loss(actor: TanhGaussianPolicy) -> Array:
+            # With the temperature: while the critics know nothing, entropy must not win.
+            q = jnp.abs(skill.sac.critics.params(obs, u)).mean()
+            scale = q + jnp.exp(skill.sac.log_temperature.params)
+            return weight * jax.lax.stop_gradient(scale) * skill_cloning_loss(actor, obs, u)
+
+        return loss
 
     def next_values(
         self,

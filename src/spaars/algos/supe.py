@@ -8,6 +8,7 @@ where the data have been and the agent has not. Design section 4.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -259,9 +260,13 @@ class Supe:
         return state._replace(rnd=rnd), windows
 
     def update(
-        self, state: SupeState, windows: Batch, key: PRNGKeyArray
+        self,
+        state: SupeState,
+        windows: Batch,
+        key: PRNGKeyArray,
+        regulariser: Callable[[TanhGaussianPolicy], Array] | None = None,
     ) -> tuple[SupeState, Metrics]:
-        """One critic update over skills; the rest at every `sac.actor_every`th."""
+        """One critic update over skills; the rest at every `sac.actor_every`th (`SAC.update`)."""
         batch = macro_transitions(windows, self.supe.discount)
         obs, n = state.sac.normaliser(batch.observations), self.logged_rows
 
@@ -287,7 +292,7 @@ class Supe:
         batch = batch._replace(rewards=batch.rewards + weight * novelty)
 
         # 4. SAC over skills.
-        sac, metrics = self.macro.update(state.sac, batch, key)
+        sac, metrics = self.macro.update(state.sac, batch, key, regulariser)
         metrics |= model_metrics | {
             "novelty_logged": novelty[:n].mean(),
             "novelty_online": novelty[n:].mean(),

@@ -19,6 +19,7 @@ usage: spaars COMMAND ...
   report RUN            rebuild a run's figures and report.html
   report RUN... --out PAGE.html
                         compare runs on one page
+  strip RUN             draw an episode, or what latents do, as stick figures
   data make TASK        record the task's embedded dataset into the cache
   data make-behaviour TASK
                         train the policy that the embedded dataset is recorded from
@@ -42,6 +43,7 @@ COMMANDS = {
     ("eval",): "spaars.cli.eval",
     ("bench",): "spaars.cli.bench",
     ("report",): "spaars.cli.report",
+    ("strip",): "spaars.cli.strip",
     ("data", "make"): "spaars.cli.data_make",
     ("data", "make-behaviour"): "spaars.cli.data_make_behaviour",
     ("data", "convert"): "spaars.cli.data_convert",

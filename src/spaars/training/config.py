@@ -14,7 +14,7 @@ from spaars.algos.gate import GateConfig
 from spaars.algos.iql import IQL, IQLConfig
 from spaars.algos.sac import SAC, SACConfig
 from spaars.algos.spaars import Spaars
-from spaars.algos.spaars_supe import RawConfig, SpaarsSupe
+from spaars.algos.spaars_supe import EasingConfig, RawConfig, SpaarsSupe
 from spaars.algos.supe import Supe, SupeConfig
 from spaars.data import Dataset
 from spaars.data.replay import logged_rows
@@ -75,6 +75,7 @@ class TrainConfig:
     opal: OpalConfig = OpalConfig()
     supe: SupeConfig = SupeConfig()
     raw: RawConfig = RawConfig()
+    easing: EasingConfig = EasingConfig()
 
     def agent(self) -> Agent:
         """The agent that this configuration describes."""
@@ -103,7 +104,7 @@ def _supe(c: TrainConfig) -> Supe:
 
 
 def _spaars_supe(c: TrainConfig) -> Agent:
-    return SpaarsSupe(_supe(c), c.raw, c.gate)
+    return SpaarsSupe(_supe(c), c.raw, c.gate, c.easing)
 
 
 # The harness (data, replay, envs, evaluation) is shared, so that a comparison differs in the
@@ -232,11 +233,12 @@ METHODS: dict[str, Method] = {
     ),
     "spaars-supe": Method(
         build=_spaars_supe,
-        sections=("opal", "supe", "sac", "raw", "gate"),
+        sections=("opal", "supe", "sac", "easing", "raw", "gate"),
         settings=_SUPE,
         presets={
             "smoke": _SUPE_PRESETS["smoke"]
             | {
+                "easing": {"updates": 250, "steps": 400},
                 "raw": {"hidden": (64, 64), "critics": 3, "cloning_steps": 400},
                 "gate": {
                     "earliest_step": 800,
@@ -246,7 +248,10 @@ METHODS: dict[str, Method] = {
                 },
             },
             "quick": _SUPE_PRESETS["quick"]
-            | {"gate": {"earliest_step": 20_000, "latest_step": 50_000}},
+            | {
+                "easing": {"updates": 5_000},
+                "gate": {"earliest_step": 20_000, "latest_step": 50_000},
+            },
         },
     ),
     "bc": Method(
