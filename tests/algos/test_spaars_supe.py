@@ -1,3 +1,5 @@
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -131,9 +133,20 @@ def test_the_skill_policy_is_let_go_of_the_logged_skills(state):
     assert cloning(tied, batch, logged) < cloning(released, batch, logged) - 0.1
     # Skills of its own are no examples.
     other = batch._replace(latents=batch.latents.at[own].multiply(-1.0))
-    losses = [held.easing_loss(state.skill, x)(start) for x in (batch, other)]
+    losses = [held.easing_of(state, x).loss(start) for x in (batch, other)]
     assert float(losses[0]) == float(losses[1])
-    assert agent().easing_loss(state.skill, batch) is None
+    assert agent().easing_of(state, batch) is None
+
+
+def test_the_target_entropy_is_not_above_the_starts(state):
+    """The temperature falls as long as the entropy is above its target, and rises below it."""
+    sac = dataclasses.replace(SKILLS.sac, target_entropy_scale=-20.0)  # a target of 40 nats
+    held = agent(EasingConfig(updates=1))
+    held = dataclasses.replace(held, skills=dataclasses.replace(SKILLS, sac=sac))
+    update, batch, before = jax.jit(held.update), windows(), state.skill.sac.log_temperature.params
+    for start, rises in ((-20.0, False), (90.0, True)):
+        new, _ = update(state._replace(start_entropy=jnp.float32(start)), batch, KEY)
+        assert bool(new.skill.sac.log_temperature.params > before) == rises
 
 
 def test_primitive_critics_learn_from_the_agents_own_steps_alone(state, update):

@@ -104,6 +104,15 @@ class SACConfig:
     """Add the entropy bonus to the critics' targets."""
 
 
+class Easing(NamedTuple):
+    """What holds an actor near where it started."""
+
+    loss: Callable[[TanhGaussianPolicy], Float[Array, ""]]
+    """Added to the actor's loss."""
+    entropy: Float[Array, ""]
+    """Of the actor where it started (nats): its target entropy is no higher."""
+
+
 class SACState(NamedTuple):
     normaliser: Normaliser
     actor: Learner[TanhGaussianPolicy]
@@ -157,12 +166,9 @@ class SAC(SingleActor):
         state: SACState,
         batch: Batch,
         key: PRNGKeyArray,
-        regulariser: Callable[[TanhGaussianPolicy], Array] | None = None,
+        easing: Easing | None = None,
     ) -> tuple[SACState, Metrics]:
-        """One update of the critics, and of the rest at every `actor_every`th.
-
-        What `regulariser` says of the actor is added to its loss.
-        """
+        """One update of the critics, and of the rest at every `actor_every`th."""
         c, tx = self.config, self.optimizer
         batch = state.normaliser.batch(batch)
         target_key, subset_key, actor_key = jax.random.split(key, 3)
@@ -184,13 +190,11 @@ class SAC(SingleActor):
 
         # 2.-3. Actor and temperature, at every `actor_every`th update.
         if c.actor_every == 1:
-            state, actor_metrics = self.update_actor(
-                state, batch.observations, actor_key, regulariser
-            )
+            state, actor_metrics = self.update_actor(state, batch.observations, actor_key, easing)
         else:
             state, actor_metrics = jax.lax.cond(
                 state.updates % c.actor_every == 0,
-                lambda: self.update_actor(state, batch.observations, actor_key, regulariser),
+                lambda: self.update_actor(state, batch.observations, actor_key, easing),
                 lambda: (state, dict.fromkeys(("actor_loss", "entropy"), jnp.float32(jnp.nan))),
             )
 
@@ -203,7 +207,7 @@ class SAC(SingleActor):
         state: SACState,
         observations: Float[Array, "b obs"],
         key: PRNGKeyArray,
-        regulariser: Callable[[TanhGaussianPolicy], Array] | None = None,
+        easing: Easing | None = None,
     ) -> tuple[SACState, Metrics]:
         c, tx, critics = self.config, self.optimizer, state.critics.params
         temperature = jnp.exp(state.log_temperature.params)
@@ -214,12 +218,15 @@ class SAC(SingleActor):
             q = critics(observations, actions)
             q = q.min(0) if c.actor_aggregate == "min" else q.mean(0)
             value = actor_loss(log_probs, q, temperature)
-            return (value if regulariser is None else value + regulariser(actor)), log_probs
+            return (value if easing is None else value + easing.loss(actor)), log_probs
 
         (value, log_probs), grads = jax.value_and_grad(loss, has_aux=True)(state.actor.params)
 
         # 3. Temperature towards the target entropy.
+        target_entropy: Array | float
         target_entropy = -c.target_entropy_scale * state.actor.params(observations).mean.shape[-1]
+        if easing is not None:
+            target_entropy = jnp.minimum(target_entropy, easing.entropy)
         grad = jax.grad(temperature_loss)(state.log_temperature.params, log_probs, target_entropy)
         state = state._replace(
             actor=state.actor.apply(grads, tx),

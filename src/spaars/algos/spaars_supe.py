@@ -9,7 +9,6 @@ the skill critics stay consistent. Design section 2.6.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,10 +26,13 @@ from spaars.algos.gate import (
     raw_share,
     raw_wins,
 )
-from spaars.algos.sac import critic_loss, td_targets
+from spaars.algos.sac import Easing, critic_loss, td_targets
 from spaars.algos.supe import Supe, SupeState, to_latent
 from spaars.data.replay import Batch
 from spaars.nn import Critics, Learner, Metrics, TanhGaussianPolicy, TanhNormal, descend, polyak
+
+# Step of the moving average `SpaarsSupeState.start_entropy`: over the last few hundred updates.
+ENTROPY_TAU = 0.005
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,8 @@ class SpaarsSupeState(NamedTuple):
     """Q(s, a) of primitive steps."""
     target_critics: Critics
     raw: Learner[TanhGaussianPolicy]
+    start_entropy: Float[Array, ""]
+    """Of the skill policy at the end of its start, a moving average (nats)."""
     armed_at: Int[Array, ""]
     """Count of updates when the gate was armed; NOT_ARMED before."""
 
@@ -150,6 +154,7 @@ class SpaarsSupe:
             critics=Learner.create(critics, tx),
             target_critics=critics,
             raw=Learner.create(TanhGaussianPolicy(dim, action_dim, c.hidden, key=raw_key), tx),
+            start_entropy=jnp.float32(0.0),
             armed_at=jnp.int32(NOT_ARMED),
         )
 
@@ -179,8 +184,12 @@ class SpaarsSupe:
             skill.sac.actor.params, obs, self.label(state, windows)
         )
         sac = skill.sac._replace(actor=skill.sac.actor.apply(grads, self.skills.macro.optimizer))
-        skill = skill._replace(sac=sac, untrained=jnp.array(False))
-        return state._replace(skill=skill), {"skill_cloning": loss}
+        entropy = -sac.actor.params(obs).sample_and_log_prob(key)[1].mean()
+        new = state._replace(
+            skill=skill._replace(sac=sac, untrained=jnp.array(False)),
+            start_entropy=polyak(entropy, state.start_entropy, ENTROPY_TAU),
+        )
+        return new, {"skill_cloning": loss}
 
     def label(self, state: SpaarsSupeState, windows: Batch) -> Float[Array, "n k"]:
         return self.skills.label(state.skill, windows)
@@ -277,7 +286,7 @@ class SpaarsSupe:
 
         # 1. SUPE, its skill policy eased in by the cloning that it started from.
         before = state.skill
-        easing = self.easing_loss(before, windows)
+        easing = self.easing_of(state, windows)
         skill, metrics = self.skills.update(before, windows, skill_key, easing)
         metrics = {f"skill_{name}": value for name, value in metrics.items()}
         state = state._replace(skill=skill)
@@ -300,25 +309,22 @@ class SpaarsSupe:
         state = state._replace(target_critics=polyak(critics.params, state.target_critics, c.tau))
         return state, metrics | critic_metrics | raw_metrics
 
-    def easing_loss(
-        self, skill: SupeState, windows: Batch
-    ) -> Callable[[TanhGaussianPolicy], Array] | None:
+    def easing_of(self, state: SpaarsSupeState, windows: Batch) -> Easing | None:
         """Annealed cloning of the logged windows' skills, in units of Q; None without a start."""
-        c, n = self.easing, self.skills.logged_rows
+        c, n, sac = self.easing, self.skills.logged_rows, state.skill.sac
         if c.updates == 0:
             return None
         assert windows.latents is not None
-        obs, u = skill.sac.normaliser(windows.observations[:n, 0]), windows.latents[:n, 0]
-        steps = skill.sac.updates.astype(jnp.float32) / self.skills.utd
+        obs, u = sac.normaliser(windows.observations[:n, 0]), windows.latents[:n, 0]
+        steps = sac.updates.astype(jnp.float32) / self.skills.utd
         weight = latent.linear_anneal(c.weight, c.weight_end, steps / max(c.steps, 1))
 
         def loss(actor: TanhGaussianPolicy) -> Array:
             # With the temperature: while the critics know nothing, entropy must not win.
-            q = jnp.abs(skill.sac.critics.params(obs, u)).mean()
-            scale = q + jnp.exp(skill.sac.log_temperature.params)
-            return weight * jax.lax.stop_gradient(scale) * skill_cloning_loss(actor, obs, u)
+            q = jnp.abs(sac.critics.params(obs, u)).mean() + jnp.exp(sac.log_temperature.params)
+            return weight * jax.lax.stop_gradient(q) * skill_cloning_loss(actor, obs, u)
 
-        return loss
+        return Easing(loss, state.start_entropy)
 
     def next_values(
         self,

@@ -8,7 +8,6 @@ where the data have been and the agent has not. Design section 4.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from spaars.algos.agent import Facts, Phase
 from spaars.algos.rnd import RND
-from spaars.algos.sac import SAC, SACConfig, SACState
+from spaars.algos.sac import SAC, Easing, SACConfig, SACState
 from spaars.data.replay import Batch, Normaliser
 from spaars.nn import MLP, Learner, Metrics, TanhGaussianPolicy, descend
 from spaars.nn.distributions import MAX_SQUASHED
@@ -264,7 +263,7 @@ class Supe:
         state: SupeState,
         windows: Batch,
         key: PRNGKeyArray,
-        regulariser: Callable[[TanhGaussianPolicy], Array] | None = None,
+        easing: Easing | None = None,
     ) -> tuple[SupeState, Metrics]:
         """One critic update over skills; the rest at every `sac.actor_every`th (`SAC.update`)."""
         batch = macro_transitions(windows, self.supe.discount)
@@ -292,7 +291,7 @@ class Supe:
         batch = batch._replace(rewards=batch.rewards + weight * novelty)
 
         # 4. SAC over skills.
-        sac, metrics = self.macro.update(state.sac, batch, key, regulariser)
+        sac, metrics = self.macro.update(state.sac, batch, key, easing)
         metrics |= model_metrics | {
             "novelty_logged": novelty[:n].mean(),
             "novelty_online": novelty[n:].mean(),
