@@ -33,7 +33,7 @@ class Budget:
         env_step: int,
         since: int,
         episodes: Sequence[Sequence[Any]],
-        costs: Sequence[Sequence[float]],
+        costs: Sequence[Sequence[Any]],
         offline_return: float | None,
     ) -> str | None:
         """Which budget is passed at `env_step`, in words; None if none is.
