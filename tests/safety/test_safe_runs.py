@@ -34,8 +34,8 @@ def config(dataset: Path, **changes: Any) -> TrainConfig:
     settings: dict[str, Any] = {
         "dataset": dataset,
         "seeds": SEEDS,
-        "prior": {"updates": 0, "hidden": (32,)},  # a collapse needs no good policy before it
-        "offline": {"updates": 0},
+        "prior": {"updates": 500, "hidden": (32,)},
+        "offline": {"updates": 500},
         "learner": {"hidden": (32,), "critics": 2},
         "online": {"steps": 400, "learning_starts": 100},
         "log_every": 100,
@@ -247,7 +247,9 @@ def test_a_shadow_never_hands_over(dataset: Path, tmp_path: Path) -> None:
         "shadow": True,
         "pessimism": 0.0,
     }
-    run = train(config(dataset, gate=gate, safety={}, seeds=(0,)), tmp_path / "run")
+    untrained = {"prior": {"updates": 0, "hidden": (32,)}, "offline": {"updates": 0}}
+    shadowed = config(dataset, gate=gate, safety={}, seeds=(0,), **untrained)
+    run = train(shadowed, tmp_path / "run")
     online = [r for r in records(run.path, "train") if r["phase"] == "online"]
     assert max(r["gate"] for r in online) > 0.0
     lines = online + records(run.path, "evaluation")
