@@ -6,7 +6,7 @@ from scipy.spatial import cKDTree
 from spaars.data import Dataset
 
 NEIGHBOURS = 5
-"""The distance is that to so-manieth nearest logged transition."""
+"""k: the distance is that to the k-th nearest logged transition."""
 REFERENCES = 10_000
 """Logged transitions that are searched, drawn once."""
 HELD_OUT = 1_000
