@@ -62,4 +62,5 @@ def point_task():
 
     register(toy.POINT)
     register(toy.POINT_ON)
+    register(toy.POINT_COST)
     return toy.POINT

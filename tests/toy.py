@@ -21,8 +21,8 @@ GOAL = np.array([0.5, 0.5], np.float32)
 class PointEnv(gymnasium.Env):
     """Observation (position, velocity); a live buffer, as FrankaKitchen's is."""
 
-    def __init__(self, falls=True):
-        self.falls = falls
+    def __init__(self, falls=True, cost=False):
+        self.falls, self.cost = falls, cost
         self.observation_space = gymnasium.spaces.Box(-2.0, 2.0, (4,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.buffer = np.zeros(4, np.float32)
@@ -40,7 +40,8 @@ class PointEnv(gymnasium.Env):
         position += velocity
         reward = 1.0 - float(np.linalg.norm(position - GOAL))
         fell = self.falls and np.abs(position).max() > 1.0
-        return self.buffer, reward, bool(fell), False, {}
+        info = {"cost": float(np.abs(position).max() > 0.6)} if self.cost else {}
+        return self.buffer, reward, bool(fell), False, info
 
 
 gymnasium.register(
@@ -56,6 +57,8 @@ POINT_ON = dataclasses.replace(
     POINT, name="point-on", training_kwargs={"falls": False}, whole_episodes=True
 )
 """In training its episodes go on after a fall, as methods with skills need it."""
+POINT_COST = dataclasses.replace(POINT, name="point-cost", env_kwargs={"cost": True})
+"""It costs 1 to be near the arena's edge."""
 
 
 def controller(observation, goal):

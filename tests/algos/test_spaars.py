@@ -429,6 +429,35 @@ def test_bootstrap_comes_from_whoever_acts():
         np.testing.assert_allclose(agent.next_values(state, obs, KEY), expected, atol=0.06)
 
 
+@pytest.mark.parametrize("rule", ["advantage", "always", "step"])
+def test_a_shadow_gate_is_computed_and_the_latent_policy_acts(rule):
+    agent, state, observations, raw, decoded = linear(rule, shadow=True)
+    state = at(state, 9, 5)
+    acting = agent.acting(state)
+    assert bool(acting.armed)
+    assert float(acting.raw_share) == 0.0
+    wins = raw[:, 0] > decoded[:, 0] if rule == "advantage" else np.ones(40, bool)
+    actions, facts = agent.act_deterministic(acting, observations)
+    np.testing.assert_allclose(actions, decoded, rtol=1e-5)
+    np.testing.assert_array_equal(facts["gate"], wins)
+    np.testing.assert_array_equal(facts["raw_share"], np.zeros(40))
+    sampled, facts = agent.act(acting, observations, KEY)
+    np.testing.assert_allclose(sampled, decoded, atol=0.1)
+    np.testing.assert_array_equal(facts["gate"], wins)
+    np.testing.assert_array_equal(facts["raw_share"], np.zeros(40))
+    # So do the critics' targets: min_e Q = a_1.
+    values = agent.next_values(state, state.normaliser(observations), KEY)
+    np.testing.assert_allclose(values, decoded[:, 0], atol=0.06)
+
+
+def test_taking_back_shuts_the_gate_until_it_is_armed_anew(agent, state):
+    taken = agent.take_back(at(state, 50, 5))
+    assert same(taken, at(state, 50))
+    assert float(agent.acting(taken).raw_share) == 0.0
+    again = agent.hand_over(taken._replace(updates=jnp.int32(60)), jnp.array(True))
+    assert int(again.armed_at) == 60
+
+
 # ------------------------------------------------------------------ evidence
 
 
@@ -446,6 +475,23 @@ def test_evidence_golden():
         (raw - decoded)[:, 0].mean(), rel=1e-4
     )
     assert float(evidence["gate_would_open"]) == pytest.approx((raw[:, 0] > decoded[:, 0]).mean())
+
+
+def test_appraisal_is_what_it_says(agent, state):
+    batch = random_batch(n=12)
+    found = agent.appraise(state, batch)
+    obs, prior = state.normaliser(batch.observations), state.prior.params
+    for i in range(12):
+        z = prior.encode_mean(obs[i], batch.actions[i])
+        distance = np.linalg.norm(np.asarray(batch.actions[i] - prior.decode(obs[i], z)))
+        q = [
+            float(member(jnp.concatenate([obs[i], batch.actions[i]]))[0])
+            for member in state.critics.params.members
+        ]
+        assert float(found["support_distance"][i]) == pytest.approx(distance, rel=1e-4)
+        assert float(found["latent_norm"][i]) == pytest.approx(float(jnp.linalg.norm(z)), rel=1e-4)
+        assert float(found["q"][i]) == pytest.approx(np.mean(q), rel=1e-3, abs=1e-5)
+        assert float(found["q_ensemble_std"][i]) == pytest.approx(np.std(q), rel=1e-3, abs=1e-5)
 
 
 def test_actions_are_bounded(agent, state):

@@ -98,6 +98,7 @@ def _summary(seed_count: int, label: str) -> dict[str, Any]:
             "falls_per_1k": 0.4375,
             "env_steps": 20_000,
             "wall_seconds": 4_321.5,
+            "safety": {"knn_distance": {"mean": 1.5 + seed, "max": 2.5}, "rollbacks": 2},
         }
         for seed in range(seed_count)
     ]
@@ -170,6 +171,9 @@ def test_table_equals_summary(one_seed: Path, three_seeds: Path) -> None:
         for column in COLUMNS:
             values = [row[column.key] for row in rows]
             expected += ([np.mean(values)] if count > 1 else []) + values
+        for row in rows:
+            expected += list(row["safety"]["knn_distance"].values())
+        expected += [row["safety"]["rollbacks"] for row in rows]
         assert Page(run_dir / "report.html").numbers == pytest.approx(expected, rel=1e-12)
 
 
@@ -252,7 +256,9 @@ def test_interrupted_run_with_a_cut_off_last_line(tmp_path: Path) -> None:
         "Unfinished run: offline policy 43.7 \u2192 81.0 after 10,000 online steps so far (1 seed)."
         in page.text
     )
-    assert page.numbers == [43.7, 81.0, 10_000.0, 10_000.0, 11_000.0]
+    assert page.numbers[:5] == [43.7, 81.0, 10_000.0, 10_000.0, 11_000.0]
+    shares = [r["raw_share"] for r in load_run(run_dir).records if r.get("phase") == "online"]
+    assert page.numbers[5:] == pytest.approx([np.mean(shares), max(shares), 0.0])
 
 
 def test_run_that_just_began(tmp_path: Path) -> None:
@@ -262,6 +268,28 @@ def test_run_that_just_began(tmp_path: Path) -> None:
     text = Page(write_report(run_dir)).text
     assert "nothing has been recorded yet" in text
     assert text.count("left out, metrics.jsonl holds no") == len(PLATES)
+
+
+def test_safety_is_told_as_far_as_it_was_measured(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run", seed_count=2)
+    text = Page(write_report(run_dir)).text
+    assert "kNN distance" in text
+    assert "Rollbacks" in text
+    for absent in ("Actions clipped", "Cost", "Stopped by signal"):
+        assert absent not in text
+    summary = json.loads((run_dir / "summary.json").read_text())
+    summary["stops"] = [0, 1_250]
+    summary["seeds"][1]["safety"] |= {"cost": 12.5, "knn_distance": HOSTILE}
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+    text = Page(write_report(run_dir)).text
+    assert "Stopped by signal, saved and resumed at step 0, 1,250." in text
+    assert "12.5" in text
+    for row in summary["seeds"]:
+        row["safety"] = {}
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+    assert "kNN distance" not in Page(write_report(run_dir)).text
+    (run_dir / "metrics.jsonl").write_text("")
+    assert "Measured, not guaranteed" not in Page(write_report(run_dir)).text
 
 
 def test_missing_metric_leaves_its_figure_out(tmp_path: Path) -> None:

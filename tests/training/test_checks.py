@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from spaars.errors import ConfigError
@@ -5,8 +7,10 @@ from spaars.training.checks import check, refuse_unread
 from spaars.training.config import (
     METHODS,
     TrainConfig,
+    from_json,
     override,
     preset_config,
+    to_json,
 )
 
 
@@ -68,6 +72,50 @@ def test_contradictions_are_refused_by_the_name_of_the_flag(changes, flag):
     with pytest.raises(ConfigError) as error:
         check(config)
     assert flag in str(error.value)
+
+
+@pytest.mark.usefixtures("point_task")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"safety": {"action_low": (-1.5,)}}, r"--safety.action-low .* the env's own bounds"),
+        ({"safety": {"action_high": (1.0, 1.0, 1.0)}}, "--safety.action-high takes .* the 2 dim"),
+        ({"safety": {"action_low": (0.5,), "action_high": (0.2,)}}, "must be below --safety.act"),
+        ({"safety": {"action_low": (float("nan"),)}}, "--safety.action-low must be a finite num"),
+        ({"safety": {"rate_limit": (0.0,)}}, "--safety.rate-limit must be positive"),
+        ({"safety": {"rate_limit": (-0.1,)}}, "--safety.rate-limit must be .*, not negative"),
+        ({"safety": {"budget": {"window": 0}}}, "--safety.budget.window must be at least 1"),
+        ({"safety": {"budget": {"falls": -1}}}, "--safety.budget.falls must be .* not negative"),
+        ({"safety": {"budget": {"dip": 1.5}}}, r"--safety.budget.dip must lie in .0, 1."),
+        (
+            {"safety": {"budget": {"cost": 1.0}}},
+            "which point does not report. .* --safety.budget.f",
+        ),
+        (
+            {"safety": {"budget": {"falls": 1}}, "deployment": {"rule": "latest"}},
+            "--safety.budget.. needs a deployed policy .* --deployment.rule proven",
+        ),
+        ({"safety": {"budget": {"falls": 1}}, "online": {"steps": 0}}, "--online.steps is 0"),
+        ({"gate": {"shadow": True, "rule": "never"}}, "--gate.shadow shows .* --gate.rule never"),
+    ],
+)
+def test_limits_that_cannot_be_kept_are_refused(changes: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check(preset_config("point", preset="smoke", **changes))
+
+
+@pytest.mark.usefixtures("point_task")
+@pytest.mark.parametrize(
+    "safety",
+    [
+        {"action_low": (-1.0,), "action_high": (0.5, 1.0), "rate_limit": (0.1, 3.0)},
+        {"budget": {"falls": 0, "cost": 0.0, "dip": 0.0, "window": 1}},
+    ],
+)
+def test_limits_that_can_be_kept_are_not_refused(safety: dict) -> None:
+    config = preset_config("point-cost", preset="smoke", safety=safety)
+    check(config)
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
 @pytest.mark.parametrize(

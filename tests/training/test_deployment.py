@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spaars.training.deployment import Deployment, DeploymentConfig, Trials, after_episode
+from spaars.training.deployment import (
+    Deployment,
+    DeploymentConfig,
+    Trials,
+    abandon,
+    after_episode,
+)
 from spaars.training.envs import Episode
 
 TWO = DeploymentConfig(trial_episodes=2, every=100, rollback=0.2, steadiness=None)
@@ -156,6 +162,25 @@ def test_each_seed_has_its_own_deployed_policy():
     assert verdict is not None
     assert verdict.event == "deployed"
     np.testing.assert_array_equal(deployment.deployed["policy"], [[2, 2], [0, 0]])
+
+
+def test_a_trial_that_is_abandoned_has_no_verdict():
+    trials = on_trial()
+    assert play(TWO, [61], trials) == [None]  # one of two
+    abandon(TWO, trials, 15)
+    assert (trials.actor, trials.candidate_returns, trials.next_trial) == ("explore", [], 115)
+    # The running episode counts as an exploration; the bar is where it was.
+    assert after_episode(TWO, trials, episode(-5, 20)) is None
+    assert (trials.best_explored, trials.to_beat) == (-5.0, 60.0)
+    unmeasured = Trials()
+    abandon(TWO, unmeasured, 15)
+    assert unmeasured == Trials()
+
+
+def test_the_offline_policys_return_is_remembered():
+    trials = Trials()
+    play(TWO, [50, 70, 90, 100], trials)
+    assert trials.offline_return == 60.0
 
 
 def test_latest_deploys_whatever_comes():

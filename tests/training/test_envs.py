@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 
 from spaars import seeding
+from spaars.errors import RunError
 from spaars.tasks import get_task
 from spaars.training.envs import EnvPopulation
-from toy import POINT, STEPS
+from toy import POINT, POINT_COST, STEPS, PointEnv
 
 TASKS = {"hopper": get_task("hopper-medium"), "point": POINT}
 
@@ -162,3 +163,51 @@ def test_a_seeds_episodes_do_not_depend_on_its_company():
         b = alone.step(np.full((1, 2), 0.1, np.float32))
         np.testing.assert_array_equal(a[0][1], b[0][0])
         np.testing.assert_array_equal(together.observations[1], alone.observations[0])
+
+
+def test_cost_is_summed_over_an_episode_and_restored():
+    envs = EnvPopulation(POINT_COST.make_env, (0, 5))
+    right = np.tile(np.array([1.0, 0.0], np.float32), (2, 1))
+    sums, episodes = np.zeros(2), []
+    while not episodes:
+        observations = envs.step(right)
+        sums += envs.costs
+        near = np.abs(observations[0][:, :2]).max(1) > 0.6
+        np.testing.assert_array_equal(envs.costs, near.astype(float))
+        episodes = observations[4]
+        if sums.max() == 2.0:
+            restored = EnvPopulation(POINT_COST.make_env, (0, 5))
+            restored.restore(envs.state())
+            assert restored.episode_costs == envs.episode_costs
+            np.testing.assert_array_equal(restored.costs, envs.costs)
+    for episode in episodes:
+        assert episode.cost == sums[[0, 5].index(episode.seed)] > 0
+        assert envs.episode_costs[[0, 5].index(episode.seed)] is None
+
+
+def test_an_env_without_cost_has_none():
+    envs = make("point")
+    while not (episodes := envs.step(np.zeros((2, 2), np.float32))[4]):
+        assert np.isnan(envs.costs).all()
+    assert {episode.cost for episode in episodes} == {None}
+
+
+@pytest.mark.parametrize("cost", [None, "high", float("nan"), np.ones(2)])
+def test_a_cost_that_is_no_number_is_refused(cost):
+    class Odd(gymnasium.Wrapper):
+        def step(self, action):
+            return *self.env.step(action)[:4], {"cost": cost}
+
+    envs = EnvPopulation(lambda: Odd(PointEnv()), (0,))
+    with pytest.raises(RunError, match="must be a finite number"):
+        envs.step(np.zeros((1, 2), np.float32))
+
+
+def test_previous_actions_end_with_the_episode():
+    envs = make("point")
+    assert np.isnan(envs.previous_actions).all()
+    for step in range(1, STEPS + 1):
+        actions = np.full((2, 2), 1e-3 * step, np.float32)
+        envs.step(actions)
+        expected = np.full((2, 2), np.nan) if step == STEPS else actions
+        np.testing.assert_array_equal(envs.previous_actions, expected)

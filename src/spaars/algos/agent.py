@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from spaars.data.replay import Batch, Normaliser
-from spaars.nn import Metrics
+from spaars.nn import Critics, Metrics
 
 # What an action came with, per observation: leaves (n,).
 Facts = dict[str, Float[Array, " n"]]
@@ -70,8 +70,20 @@ class Agent(Protocol):
     def evidence(self, state: Any, batch: Batch) -> Metrics:
         """Measurements that need no update: what the hand-over is decided on."""
 
+    def appraise(self, state: Any, rows: Batch) -> dict[str, Float[Array, "*n"]]:
+        """What the agent makes of transitions (n, ...) that were executed; leaves (n,).
+
+        Of these, what it has means to say: `support_distance` ||a - D(s, enc(s, a))|| and
+        `latent_norm` (of the latent's deviations from the prior's mean, in its std), from its
+        behaviour prior; `q` (mean of the critics, in units of discounted return) and
+        `q_ensemble_std`.
+        """
+
     def hand_over(self, state: Any, armed: Array) -> Any:
         """Tell the agent that from now on (`armed`, bool) the gate may open."""
+
+    def take_back(self, state: Any) -> Any:
+        """Undo the hand-over: the gate is shut until the next one."""
 
     def roll_back(self, state: Any, acting: Any) -> Any:
         """The state with the policies that `acting` was read from; critics stay as they are."""
@@ -83,6 +95,7 @@ class SkillAgent(Agent, Protocol):
 
     It learns from windows of H rows (data/replay.py): its updates take leaves (batch, H, ...).
     In the place of `acting`, its `act` and `act_deterministic` take (acting, skills (n, k)).
+    `appraise` takes windows (n, H, ...), its leaves are (n, H).
     """
 
     @property
@@ -110,6 +123,14 @@ class SkillAgent(Agent, Protocol):
         """
 
 
+def appraised_by(
+    critics: Critics, observations: Float[Array, "*n obs"], actions: Float[Array, "*n act"]
+) -> dict[str, Float[Array, "*n"]]:
+    """What an ensemble says of executed actions."""
+    q = critics(observations, actions)
+    return {"q": q.mean(0), "q_ensemble_std": q.std(0)}
+
+
 class SingleActor:
     """What agents of one actor and no gate share; their state has `normaliser` and `actor`."""
 
@@ -117,6 +138,9 @@ class SingleActor:
         return state
 
     def hand_over(self, state: Any, armed: Array) -> Any:
+        return state
+
+    def take_back(self, state: Any) -> Any:
         return state
 
     def evidence(self, state: Any, batch: Batch) -> Metrics:

@@ -59,6 +59,9 @@ class BC(SingleActor):
     def offline_phases(self) -> tuple[Phase, ...]:
         return (Phase("offline", self.config.updates, self.config.batch_size, self.update),)
 
+    def appraise(self, state: BCState, rows: Batch) -> dict[str, Array]:
+        return {}
+
     def update(self, state: BCState, batch: Batch, key: PRNGKeyArray) -> tuple[BCState, Metrics]:
         batch = state.normaliser.batch(batch)
         loss, grads = jax.value_and_grad(

@@ -34,6 +34,9 @@ class GateConfig:
     """Largest probability with which an open gate hands control to the raw policy."""
     ramp_steps: int = 5_000
     """Environment steps after arming over which that probability rises from 0 to the cap."""
+    shadow: bool = False
+    """Compute and log the gate, but let the latent policy act, in training and in evaluation: what
+    would have been handed over, before anything is."""
     earliest_step: int = 10_000
     """No hand-over before this environment step."""
     latest_step: int = 50_000
@@ -82,8 +85,15 @@ def arm(
     return jnp.where(armed & (armed_at == NOT_ARMED), updates, armed_at)
 
 
+def disarm(armed_at: Int[Array, ""]) -> Int[Array, ""]:
+    """The gate is shut until it is armed again; its ramp then begins anew."""
+    return jnp.full_like(armed_at, NOT_ARMED)
+
+
 def raw_share(config: GateConfig, steps_since_armed: Float[Array, ""]) -> Float[Array, ""]:
     """Probability with which an open gate is obeyed."""
+    if config.shadow:
+        return jnp.zeros_like(steps_since_armed)
     if config.rule in ("always", "step"):
         return jnp.ones_like(steps_since_armed)
     return raw_share_limit(steps_since_armed, config.raw_share_cap, config.ramp_steps)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from spaars.algos.agent import Phase, SingleActor
+from spaars.algos.agent import Phase, SingleActor, appraised_by
 from spaars.algos.sac import critic_loss, td_targets
 from spaars.data.replay import Batch, Normaliser
 from spaars.nn import (
@@ -154,6 +154,12 @@ class IQL(SingleActor):
 
     def offline_phases(self) -> tuple[Phase, ...]:
         return (Phase("offline", self.config.updates, self.config.batch_size, self.update),)
+
+    def appraise(self, state: IQLState, rows: Batch) -> dict[str, Array]:
+        observations = state.normaliser(rows.observations)
+        found = appraised_by(state.critics.params, observations, rows.actions)
+        scale = self.config.reward_scale
+        return {name: value / (1.0 if scale is None else scale) for name, value in found.items()}
 
     def actor_learning_rate(self, updates: Int[Array, ""]) -> Array:
         c = self.config

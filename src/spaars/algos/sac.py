@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from spaars.algos.agent import Phase, SingleActor
+from spaars.algos.agent import Phase, SingleActor, appraised_by
 from spaars.data.replay import Batch, Normaliser
 from spaars.nn import Critics, Learner, Metrics, TanhGaussianPolicy, descend, polyak
 
@@ -201,6 +201,10 @@ class SAC(SingleActor):
         # 4. Target critics follow.
         state = state._replace(target_critics=polyak(critics.params, state.target_critics, c.tau))
         return state, critic_metrics | actor_metrics | {"temperature": temperature}
+
+    def appraise(self, state: SACState, rows: Batch) -> dict[str, Array]:
+        """With `entropy_backup` Q holds the entropy bonus, which no return does."""
+        return appraised_by(state.critics.params, state.normaliser(rows.observations), rows.actions)
 
     def update_actor(
         self,

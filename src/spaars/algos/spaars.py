@@ -14,12 +14,13 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from spaars.algos import iql, latent
-from spaars.algos.agent import Facts, Phase
+from spaars.algos.agent import Facts, Phase, appraised_by
 from spaars.algos.config import LearnerConfig, OfflineConfig
 from spaars.algos.gate import (
     NOT_ARMED,
     GateConfig,
     arm,
+    disarm,
     handover_evidence,
     raw_share,
     raw_wins,
@@ -219,6 +220,9 @@ class Spaars:
         """From now on the gate may open, where `armed` and not yet so."""
         return state._replace(armed_at=arm(state.armed_at, armed, state.updates))
 
+    def take_back(self, state: SpaarsState) -> SpaarsState:
+        return state._replace(armed_at=disarm(state.armed_at))
+
     # ------------------------------------------------------------------ acting
 
     def acting(self, state: SpaarsState) -> Acting:
@@ -270,13 +274,19 @@ class Spaars:
     def act_deterministic(
         self, acting: Acting, observations: Float[Array, "n obs"]
     ) -> tuple[Float[Array, "n act"], Facts]:
-        """Modes of both averaged policies; an open gate is always obeyed, whatever the limit."""
+        """Modes of both averaged policies; an open gate is always obeyed, whatever the limit.
+
+        Only as a shadow it is not.
+        """
         obs = acting.normaliser(observations)
         raw, u = acting.raw_average(obs).mode(), acting.latent_average(obs).mode()
         is_open = self._armed_and_open(acting, obs, raw, u)
-        actions = jnp.where(is_open[..., None], raw, self.decode(acting.prior, obs, u))
-        share = is_open.astype(jnp.float32)
-        return actions, {"raw_share": share, "gate": share}
+        use_raw = jnp.zeros_like(is_open) if self.gate.shadow else is_open
+        actions = jnp.where(use_raw[..., None], raw, self.decode(acting.prior, obs, u))
+        return actions, {
+            "raw_share": use_raw.astype(jnp.float32),
+            "gate": is_open.astype(jnp.float32),
+        }
 
     def _armed_and_open(
         self, acting: Acting, obs: Array, raw: Array, u: Array
@@ -453,7 +463,17 @@ class Spaars:
         raw = state.raw.params(obs).mode()
         decoded = self.decode(state.prior.params, obs, state.latent.params(obs).mode())
         critics, discount = state.critics.params, self.learner.discount
-        return handover_evidence(self.gate, critics, obs, raw, decoded, discount)
+        found = handover_evidence(self.gate, critics, obs, raw, decoded, discount)
+        armed = state.armed_at != NOT_ARMED
+        return found | {"raw_share_limit": jnp.where(armed, self.raw_share(state), 0.0)}
+
+    def appraise(self, state: SpaarsState, rows: Batch) -> dict[str, Float[Array, " n"]]:
+        obs, prior = state.normaliser(rows.observations), state.prior.params
+        z = prior.encode_mean(obs, rows.actions)
+        return {
+            "support_distance": jnp.linalg.norm(rows.actions - prior.decode(obs, z), axis=-1),
+            "latent_norm": jnp.linalg.norm(z, axis=-1),
+        } | appraised_by(state.critics.params, obs, rows.actions)
 
 
 def _regress(

@@ -17,11 +17,12 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from spaars.algos import latent, supe
-from spaars.algos.agent import Facts, Phase
+from spaars.algos.agent import Facts, Phase, appraised_by
 from spaars.algos.gate import (
     NOT_ARMED,
     GateConfig,
     arm,
+    disarm,
     handover_evidence,
     raw_share,
     raw_wins,
@@ -202,6 +203,9 @@ class SpaarsSupe:
     def hand_over(self, state: SpaarsSupeState, armed: Bool[Array, ""]) -> SpaarsSupeState:
         return state._replace(armed_at=arm(state.armed_at, armed, self.updates(state)))
 
+    def take_back(self, state: SpaarsSupeState) -> SpaarsSupeState:
+        return state._replace(armed_at=disarm(state.armed_at))
+
     @staticmethod
     def updates(state: SpaarsSupeState) -> Int[Array, ""]:
         return state.skill.sac.updates
@@ -244,13 +248,16 @@ class SpaarsSupe:
     def act_deterministic(
         self, running: Running, observations: Float[Array, "n obs"]
     ) -> tuple[Float[Array, "n act"], Facts]:
-        """Modes; an open gate is always obeyed, whatever the limit."""
+        """Modes; an open gate is always obeyed, whatever the limit. Only as a shadow it is not."""
         acting, u = running
         decoded, _ = self.skills.act_deterministic((acting.skill, u), observations)
         pi_a, is_open = self._compare(acting, observations, u)
-        share = is_open.astype(jnp.float32)
-        actions = jnp.where(is_open[..., None], pi_a.mode(), decoded)
-        return actions, {"raw_share": share, "gate": share}
+        use_raw = jnp.zeros_like(is_open) if self.gate.shadow else is_open
+        actions = jnp.where(use_raw[..., None], pi_a.mode(), decoded)
+        return actions, {
+            "raw_share": use_raw.astype(jnp.float32),
+            "gate": is_open.astype(jnp.float32),
+        }
 
     def _compare(
         self, acting: Acting, observations: Array, u: Array
@@ -386,7 +393,16 @@ class SpaarsSupe:
         raw = state.raw.params(obs).mode()
         decoded = state.skill.prior.params.acting.decode(obs, to_latent(batch.latents))
         critics, discount = state.critics.params, self.discount
-        return handover_evidence(self.gate, critics, obs, raw, decoded, discount)
+        found = handover_evidence(self.gate, critics, obs, raw, decoded, discount)
+        limit = raw_share(self.gate, self.steps_since_armed(state))
+        armed = state.armed_at != NOT_ARMED
+        return found | {"raw_share_limit": jnp.where(armed, limit, 0.0)}
+
+    def appraise(self, state: SpaarsSupeState, rows: Batch) -> dict[str, Float[Array, "n time"]]:
+        obs = state.skill.sac.normaliser(rows.observations)
+        return self.skills.reconstruction(state.skill, rows) | appraised_by(
+            state.critics.params, obs, rows.actions
+        )
 
     def roll_back(self, state: SpaarsSupeState, acting: Acting) -> SpaarsSupeState:
         # What acted before the gate was armed had no raw policy to go back to.

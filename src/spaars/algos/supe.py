@@ -326,9 +326,36 @@ class Supe:
         names = ("reward_model_loss", "termination_model_loss")
         return {name: jnp.float32(jnp.nan) for name in names}
 
+    # ------------------------------------------------------------------ looking back
+
+    def appraise(self, state: SupeState, rows: Batch) -> dict[str, Float[Array, "n time"]]:
+        """The critics' spread is that of the skills; Q itself holds the bonus, and is left out."""
+        assert rows.latents is not None
+        found = self.reconstruction(state, rows)
+        obs = state.sac.normaliser(rows.observations[:, 0])
+        spread = state.sac.critics.params(obs, rows.latents[:, 0]).std(0)
+        return found | {"q_ensemble_std": jnp.broadcast_to(spread[:, None], rows.rewards.shape)}
+
+    def reconstruction(self, state: SupeState, rows: Batch) -> dict[str, Float[Array, "n time"]]:
+        """How well the skill that the encoder takes a window for gives back its actions."""
+        prior, obs = state.prior.params, state.sac.normaliser(rows.observations)
+        z = prior.encode_mean(obs, rows.actions)
+        decoded = prior.acting.decode(
+            obs, jnp.broadcast_to(z[:, None], (*obs.shape[:2], z.shape[-1]))
+        )
+        begins = prior.acting.state_prior(obs[:, 0])
+        norm = jnp.linalg.norm((z - begins.mean) * jnp.exp(-begins.log_std), axis=-1)
+        return {
+            "support_distance": jnp.linalg.norm(rows.actions - decoded, axis=-1),
+            "latent_norm": jnp.broadcast_to(norm[:, None], rows.rewards.shape),
+        }
+
     # ------------------------------------------------------------------ no gate
 
     def hand_over(self, state: SupeState, armed: Array) -> SupeState:
+        return state
+
+    def take_back(self, state: SupeState) -> SupeState:
         return state
 
     def evidence(self, state: SupeState, batch: Batch) -> Metrics:

@@ -50,6 +50,7 @@ def run(argv: list[str]) -> int:
         args.episodes,
         stochastic=args.stochastic,
         offset=args.offset,
+        safety=config.safety,
     )
     result = evaluator(acting)
     evaluator.close()

@@ -19,14 +19,17 @@ from spaars.training.trainer import initial_state
 class Policy:
     """Deterministic actions of one seed of a run. Call it with raw observations.
 
-    A policy with skills remembers the running one: call it once per env step, for the same envs,
-    and `reset()` it when their episodes begin.
+    A policy with skills remembers the running one, and one with a rate limit its last actions: call
+    it once per env step, for the same envs, and `reset()` it when their episodes begin.
     """
 
     def __init__(self, config: TrainConfig, acting: Any, seed: int, observation_dim: int):
         self.config, self.seed, self.observation_dim = config, seed, observation_dim
         self.acting = acting
         agent = config.agent()
+        env = get_task(config.task).make_env()
+        self._envelope = config.safety.envelope(env.action_space)
+        env.close()
         self._act = jax.jit(agent.act_deterministic)
         self._length = None
         if isinstance(agent, SkillAgent):
@@ -37,6 +40,7 @@ class Policy:
     def reset(self) -> None:
         """An episode begins: what was going on is forgotten."""
         self._calls, self._running = 0, self.acting
+        self._executed: np.ndarray | None = None
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """Actions in [-1, 1], (act,) or (n, act), for observations (obs,) or (n, obs)."""
@@ -56,6 +60,13 @@ class Policy:
                 )
             self._calls += 1
         actions = np.asarray(self._act(self._running, observations)[0])
+        limited = self._envelope.rate_limit is not None
+        if limited and self._executed is not None and self._executed.shape != actions.shape:
+            raise DataError(
+                f"the policy's rate limit follows {len(self._executed)} envs, got observations of "
+                f"{len(actions)}. Call `reset()` before other episodes."
+            )
+        actions = self._executed = self._envelope(actions, self._executed)
         return actions[0] if np.ndim(observation) == 1 else actions
 
 

@@ -28,6 +28,7 @@ from spaars.report.records import (
     series_by_seed,
     worst_of,
 )
+from spaars.safety.summary import MEASURES, summarise
 
 
 class Plate(NamedTuple):
@@ -161,6 +162,7 @@ def render(run: Run, images: Mapping[str, bytes]) -> str:
             _headline(run),
             _dataset(run),
             _table(run),
+            _safety(run),
             _events(run),
             "<h2>Figures</h2>",
             *(_figure(plate, images.get(plate.name), run) for plate in PLATES),
@@ -307,10 +309,59 @@ def _table(run: Run) -> str:
     )
 
 
+def _safety(run: Run) -> str:
+    """What was measured of the online phase; nothing where nothing was."""
+    rows = {
+        row["seed"]: row["safety"] if "safety" in row else summarise(run.records, row["seed"])
+        for row in (run.summary["seeds"] if run.summary else _progress(run.records))
+    }
+    known = {seed: row for seed, row in rows.items() if isinstance(row, dict) and row}
+    if not known:
+        return ""
+    lines = []
+    for measure in MEASURES:
+        found = [known[seed].get(measure.key) for seed in known]
+        cells = [_mean_and_max(value, measure.form) for value in found]
+        if any(cells):
+            lines.append(_safety_row(measure.title, measure.note, cells))
+    for key, title, note, form in (
+        ("cost", "Cost", "info[&quot;cost&quot;], sum over the finished episodes", ",.4g"),
+        ("rollbacks", "Rollbacks", "to the deployed policies", ".0f"),
+    ):
+        values = [number(known[seed].get(key)) for seed in known]
+        if any(value is not None for value in values):
+            lines.append(_safety_row(title, note, [show_number(v, form) for v in values]))
+    head = "".join(f'<th scope="col">seed {seed}</th>' for seed in known)
+    stops = run.summary.get("stops") if run.summary else None
+    told = [f"{step:,.0f}" for s in stops or () if (step := number(s)) is not None]
+    return (
+        '<h2>Safety</h2>\n<div class="wide"><table class="seeds">\n'
+        f"<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n"
+        "</tbody></table></div>\n"
+        '<p class="soft">Of the online phase: mean over the lines of metrics.jsonl, and the '
+        "highest line. Measured, not guaranteed: docs/safety.md."
+        + (f" Stopped by signal, saved and resumed at step {', '.join(told)}." if told else "")
+        + "</p>"
+    )
+
+
+def _mean_and_max(value: object, form: str) -> str:
+    """Both numbers of a measure, nothing if there are none."""
+    if not isinstance(value, dict):
+        return ""
+    mean, highest = number(value.get("mean")), number(value.get("max"))
+    return f"{show_number(mean, form)}<small>max {show_number(highest, form)}</small>"
+
+
+def _safety_row(title: str, note: str, cells: list[str]) -> str:
+    values = "".join(f"<td>{cell or '-'}</td>" for cell in cells)
+    return f'<tr><th scope="row">{title}<small>{note}</small></th>{values}</tr>'
+
+
 def _events(run: Run) -> str:
     # A resumed run may write an event twice.
     events = {
-        (r["step"], r["seed"], str(r.get("event", ""))): str(r.get("reason", ""))
+        (r["step"], r["seed"], str(r.get("event", "")), str(r.get("reason", "")))
         for r in select(run.records, "event")
     }
     if not events:
@@ -318,7 +369,7 @@ def _events(run: Run) -> str:
     rows = "\n".join(
         f"<tr><td>{step:,}</td><td>{seed}</td><td>{escape(_event_words(event))}</td>"
         f"<td>{escape(reason)}</td></tr>"
-        for (step, seed, event), reason in sorted(events.items())
+        for step, seed, event, reason in sorted(events)
     )
     return (
         '<h2>Events</h2>\n<table class="events"><thead><tr><th>Step</th><th>Seed</th>'
@@ -332,7 +383,7 @@ def _event_words(event: str) -> str:
         "measured": "offline policy measured",
         "deployed": "candidate deployed",
         "kept": "candidate rejected",
-        "rollback": "candidate rejected, learner rolled back",
+        "rollback": "learner rolled back to the deployed policies",
     }
     return words.get(event, event)
 

@@ -108,8 +108,11 @@ def offline_scores(records: list[Record]) -> dict[int, float]:
 
 
 def handover_steps(records: list[Record]) -> dict[int, int]:
-    """Online step at which each seed's hand-over to the raw policy was armed."""
-    return {r["seed"]: r["step"] for r in select(records, "event", event="handover")}
+    """Online step at which each seed's hand-over to the raw policy was armed first."""
+    steps: dict[int, int] = {}
+    for record in select(records, "event", event="handover"):
+        steps.setdefault(record["seed"], record["step"])
+    return steps
 
 
 def mean_of(rows: list[dict[str, Any]], key: str) -> float | None:

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from spaars.data.replay import logged_rows
 from spaars.errors import ConfigError, unknown_name
 from spaars.tasks import get_task
@@ -53,6 +55,7 @@ def check(config: TrainConfig) -> None:
         "--opal.batch-size": c.opal.batch_size,
         "--supe.novelty-features": c.supe.novelty_features,
         "--raw.critics": c.raw.critics,
+        "--safety.budget.window": c.safety.budget.window,
     }
     for flag, value in positive.items():
         if value < 1:
@@ -69,6 +72,7 @@ def check(config: TrainConfig) -> None:
                 "the run only looks up between two chunks."
             )
     _check_skills(c)
+    _check_safety(c)
     if c.deployment.rule == "proven" and c.online.random_steps:
         raise ConfigError(
             "--deployment.rule proven needs a policy from the first step on, but "
@@ -109,6 +113,7 @@ def check(config: TrainConfig) -> None:
         "--deployment.rollback": c.deployment.rollback or 0.0,
         "--deployment.steadiness": c.deployment.steadiness or 0.0,
         "--deployment.caution": c.deployment.caution or 0.0,
+        "--safety.budget.dip": c.safety.budget.dip or 0.0,
         "--gate.raw-share-cap": c.gate.raw_share_cap,
     }.items():
         if not 0.0 <= share <= 1.0:
@@ -225,6 +230,39 @@ def _check_skills(c: TrainConfig) -> None:
             raise ConfigError(f"--method {c.method} acts and learns by skills; leave out {flag}.")
 
 
+def _check_safety(c: TrainConfig) -> None:
+    """Limits that fit the env's actions, budgets that have something to count and to go back to."""
+    if c.gate.shadow and c.gate.rule == "never":
+        raise ConfigError(
+            "--gate.shadow shows what a gate would do, but --gate.rule never has none. Leave "
+            "--gate.shadow out, or use --method spaars with --gate.rule advantage."
+        )
+    budget = c.safety.budget
+    if budget.limits and not c.online.steps:
+        raise ConfigError("--safety.budget.* counts online steps, but --online.steps is 0.")
+    if budget.limits and c.deployment.rule == "latest":
+        raise ConfigError(
+            "--safety.budget.* needs a deployed policy to go back to, and --deployment.rule latest "
+            "keeps none. Use --deployment.rule proven."
+        )
+    if not (c.safety.limits_actions or budget.cost is not None):
+        return
+    env = get_task(c.task).make_env(training=True)
+    try:
+        c.safety.envelope(env.action_space)
+        if budget.cost is not None:
+            env.reset(seed=0)
+            *_, info = env.step(np.zeros(env.action_space.shape, np.float32))
+            if "cost" not in info:
+                raise ConfigError(
+                    f"--safety.budget.cost counts info['cost'], which {c.task} does not report. "
+                    "Have the env report it at every step, 0.0 where nothing is violated, or use "
+                    "--safety.budget.falls."
+                )
+    finally:
+        env.close()
+
+
 def refuse_unread(config: TrainConfig) -> None:
     """A setting that the method does not read would be a silent mistake.
 
@@ -262,8 +300,11 @@ def check_fields(config: Any, path: str = "") -> None:
         for number in numbers:
             if ("int" in wanted or "float" in wanted) and number is not None:
                 whole = isinstance(number, int) or "float" in wanted
-                if isinstance(number, (str, bool)) or not whole or not 0 <= number < math.inf:
+                signed = field.metadata.get("signed", False)
+                number_like = whole and not isinstance(number, (str, bool))
+                if not number_like or not (number >= 0 or signed) or not math.isfinite(number):
                     kind = "finite number" if "float" in wanted else "whole number"
-                    raise ConfigError(f"{flag} must be a {kind}, not negative, got {number!r}.")
+                    kind += "" if signed else ", not negative"
+                    raise ConfigError(f"{flag} must be a {kind}, got {number!r}.")
         if field.name == "hidden" and (not numbers or min(numbers) < 1):
             raise ConfigError(f"{flag} must list layer widths of at least 1, got {value}.")

@@ -22,6 +22,7 @@ from spaars.data.sources import absolute
 from spaars.errors import unknown_name
 from spaars.priors.cvae import PriorConfig
 from spaars.priors.opal import OpalConfig
+from spaars.safety import SafetyConfig
 from spaars.tasks import get_task
 from spaars.training.deployment import DeploymentConfig
 from spaars.training.online import OnlineConfig
@@ -69,6 +70,7 @@ class TrainConfig:
     online: OnlineConfig = OnlineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     deployment: DeploymentConfig = DeploymentConfig()
+    safety: SafetyConfig = SafetyConfig()
     iql: IQLConfig = IQLConfig()
     sac: SACConfig = SACConfig()
     bc: BCConfig = BCConfig()

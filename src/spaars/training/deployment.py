@@ -63,6 +63,8 @@ class Trials:
     """Highest return of an exploration since the last trial."""
     deployed_returns: list[float] = dataclasses.field(default_factory=list)
     """Of all episodes of the deployed policy, its trial included."""
+    offline_return: float | None = None
+    """Mean return of the offline policy; None while it is being measured."""
     logged_return: float | None = None
     """Mean return of the logged episodes, which a candidate must beat too."""
     next_trial: int = 0
@@ -95,6 +97,7 @@ def after_episode(config: DeploymentConfig, trials: Trials, episode: Episode) ->
     if trials.actor == "deployed":
         trials.deployed_returns.append(episode.episode_return)
         if len(trials.deployed_returns) == config.trial_episodes and not trials.next_trial:
+            trials.offline_return = trials.deployed_return
             verdict = Verdict("measured", f"offline policy: {_words(trials.deployed_returns)}")
     elif trials.actor == "candidate":
         trials.candidate_returns.append(episode.episode_return)
@@ -117,6 +120,18 @@ def after_episode(config: DeploymentConfig, trials: Trials, episode: Episode) ->
     else:
         trials.actor = "deployed" if disappointed else "explore"
     return verdict
+
+
+def abandon(config: DeploymentConfig, trials: Trials, env_step: int) -> None:
+    """The learner was rolled back in the middle of an episode: nobody else acts on in it.
+
+    Its return says nothing about a candidate, so it counts as an exploration.
+    """
+    if trials.actor == "candidate":
+        trials.actor = "explore"
+    if trials.next_trial:
+        trials.candidate_returns, trials.best_explored = [], None
+        trials.next_trial = env_step + config.every
 
 
 def judge(config: DeploymentConfig, trials: Trials) -> Verdict | None:
@@ -197,6 +212,11 @@ class Deployment:
             won = np.arange(len(self.seeds)) == i
             self.deployed = select(won, self.candidate, self.deployed)
         return verdict
+
+    def abandon(self, which: np.ndarray, env_step: int) -> None:
+        """Trials that run or are due end without a verdict where `which` (S,)."""
+        for i in np.flatnonzero(which):
+            abandon(self.config, self.trials[i], env_step)
 
     def state(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(trials) for trials in self.trials]

@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 
 from spaars import seeding
+from spaars.errors import RunError
 
 MakeEnv = Callable[[], gymnasium.Env]
 
@@ -25,6 +26,8 @@ class Episode(NamedTuple):
     terminated: bool
     actor: str = "explore"
     """Who acted: explore, candidate or deployed (spaars.training.deployment)."""
+    cost: float | None = None
+    """Sum of `info["cost"]`; None if the env reports none."""
 
 
 class EnvPopulation:
@@ -40,6 +43,10 @@ class EnvPopulation:
         self.episode_index = [0] * len(self.envs)
         self.actions: list[list[np.ndarray]] = [[] for _ in self.envs]
         self.returns = [0.0] * len(self.envs)
+        self.episode_costs: list[float | None] = [None] * len(self.envs)
+        """Of the running episodes so far."""
+        self.costs = np.full(len(self.envs), np.nan)
+        """`info["cost"]` of the last step (S,); NaN where the env reports none."""
         self.env_steps = 0
         self.episode_ends: list[list[int]] = [[] for _ in self.envs]
         """Value of `env_steps` at the end of each finished episode."""
@@ -52,6 +59,7 @@ class EnvPopulation:
         observation, _ = self.envs[i].reset(seed=reset_seed)
         self.actions[i] = []
         self.returns[i] = 0.0
+        self.episode_costs[i] = None
         return np.array(observation, np.float32)  # a copy: some envs return live buffers
 
     def step(
@@ -75,6 +83,7 @@ class EnvPopulation:
             rewards[i] = reward
             self.actions[i].append(action)
             self.returns[i] += float(reward)
+            self._count_cost(i, info)
             if terminated[i] or truncated[i]:
                 finished.append(
                     Episode(
@@ -83,6 +92,7 @@ class EnvPopulation:
                         float(info.get("score_return", self.returns[i])),
                         len(self.actions[i]),
                         bool(terminated[i]),
+                        cost=self.episode_costs[i],
                     )
                 )
                 self.episode_index[i] += 1
@@ -91,6 +101,29 @@ class EnvPopulation:
             else:
                 self.observations[i] = next_observations[i]
         return next_observations, rewards, terminated, truncated, finished
+
+    def _count_cost(self, i: int, info: dict[str, Any]) -> None:
+        self.costs[i] = np.nan
+        if "cost" not in info:
+            return
+        try:
+            cost = float(info["cost"])
+        except (TypeError, ValueError):
+            cost = np.nan
+        if not np.isfinite(cost):
+            raise RunError(
+                f"the env reported info['cost'] = {info['cost']!r}; it must be a finite number. "
+                "Mend the env, or let it leave 'cost' out."
+            )
+        self.costs[i] = cost
+        self.episode_costs[i] = (self.episode_costs[i] or 0.0) + cost
+
+    @property
+    def previous_actions(self) -> np.ndarray:
+        """Executed in the last step (S, act); NaN where an episode has just begun."""
+        dim = self.envs[0].action_space.shape[0]  # type: ignore[index]
+        blank = np.full(dim, np.nan, np.float32)
+        return np.stack([actions[-1] if actions else blank for actions in self.actions])
 
     def state(self) -> dict[str, Any]:
         """JSON facts and arrays that `restore` needs."""
@@ -108,10 +141,11 @@ class EnvPopulation:
         for i, env in enumerate(self.envs):
             self.observations[i] = self._reset(i)
             for action in state["actions"][i]:
-                observation, reward, *_ = env.step(action)
+                observation, reward, _, _, info = env.step(action)
                 self.observations[i] = observation
                 self.actions[i].append(np.array(action, np.float32))
                 self.returns[i] += float(reward)
+                self._count_cost(i, info)
         self.env_steps = state["env_steps"]
         self.episode_ends = [list(ends) for ends in state["episode_ends"]]
 

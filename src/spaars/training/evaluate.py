@@ -10,8 +10,11 @@ import numpy as np
 
 from spaars import seeding
 from spaars.algos.agent import Agent, SkillAgent
+from spaars.safety import SafetyConfig
 from spaars.training.envs import MakeEnv
 from spaars.training.population import Mapping, over_seeds
+
+UNLIMITED = SafetyConfig()
 
 
 class EvalResult(NamedTuple):
@@ -41,9 +44,12 @@ class Evaluator:
         stochastic: bool = False,
         offset: int = 0,
         mapping: Mapping = "auto",
+        safety: SafetyConfig = UNLIMITED,
     ):
         self.agent, self.seeds, self.episodes = agent, list(seeds), episodes
         self.envs = [[make_env() for _ in range(episodes)] for _ in seeds]
+        self.envelope = safety.envelope(self.envs[0][0].action_space)
+        self.safety = safety
         self.offset = offset
         self._act = jax.jit(partial(_act, agent, stochastic, mapping))
         self.skill_length = None
@@ -66,17 +72,21 @@ class Evaluator:
         returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
         running, terminated = np.ones(shape, bool), np.zeros(shape, bool)
         totals: dict[str, np.ndarray] = {}
+        executed = np.full((*shape, self.envelope.dim), np.nan, np.float32)
         step, skills = 0, None
         while running.any():
             if self.skill_length is not None and step % self.skill_length == 0:
                 skills = self._choose(acting, observations, keys, np.int32(step))
             device_actions, facts = self._act(acting, observations, skills, keys, np.int32(step))
-            actions = np.asarray(device_actions)
+            requested = np.asarray(device_actions)
+            executed = self.envelope(requested, executed)
+            if self.safety.limits_actions:
+                facts = facts | {"clipped_steps": (executed != requested).any(-1)}
             for name, value in facts.items():
                 total = totals.setdefault(name, np.zeros(shape))
                 total += np.where(running, np.asarray(value), 0.0)
             for s, i in zip(*np.nonzero(running), strict=True):
-                observation, reward, term, trunc, _ = self.envs[s][i].step(actions[s, i])
+                observation, reward, term, trunc, _ = self.envs[s][i].step(executed[s, i])
                 observations[s, i] = observation
                 returns[s, i] += float(reward)
                 lengths[s, i] += 1

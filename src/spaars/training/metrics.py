@@ -41,8 +41,8 @@ class MetricsLog:
         with self.path.open("r+b") as file:
             file.truncate(offset)
         self.board = EventFile(run_dir / "tensorboard")
-        for line in self.path.read_text().splitlines():
-            self.board.add(json.loads(line))
+        for record in self.records():
+            self.board.add(record)
         self.file = self.path.open("ab", buffering=0)  # so that `tail -f` shows it
 
     @property
@@ -68,6 +68,10 @@ class MetricsLog:
             error.filename = str(self.path)
             raise
         self.board.add(record)
+
+    def records(self) -> list[dict[str, Any]]:
+        """All that was written so far."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
 
     def close(self) -> None:
         self.file.close()

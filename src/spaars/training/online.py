@@ -23,6 +23,8 @@ from spaars.data.replay import (
     window,
 )
 from spaars.errors import RunError
+from spaars.safety.envelope import ActionEnvelope, clip_shares
+from spaars.safety.monitor import action_rate, gate_flips
 from spaars.training.deployment import Deployment, DeploymentConfig, Verdict, select
 from spaars.training.envs import EnvPopulation, Episode
 from spaars.training.population import Mapping, over_seeds, own_buffers
@@ -89,19 +91,24 @@ class OnlineLoop:
         deployment: DeploymentConfig = NEWEST,
         logged_return: float | None = None,
         mapping: Mapping = "auto",
+        envelope: ActionEnvelope | None = None,
     ):
         self.agent, self.replay = agent, replay
+        self.envelope = envelope or ActionEnvelope(envs.envs[0].action_space)
         self.skills = agent if isinstance(agent, SkillAgent) else None
         self.state = own_buffers(state)
         acting = own_buffers(self.acting())
         self.deployment = Deployment(deployment, acting, envs.seeds, logged_return)
         self.envs, self.config = envs, config
+        self.costs = np.full(len(envs.seeds), np.nan)
+        """Sum of `info["cost"]` over the last chunk (S,); NaN where the env reports none."""
         self.act_keys = _streams(envs.seeds, seeding.ACT)
         self.update_keys = _streams(envs.seeds, seeding.UPDATE)
         self.evidence_keys = _streams(envs.seeds, seeding.EVIDENCE)
         self._act = jax.jit(partial(_act, agent, mapping))
         self._random = jax.jit(partial(_random_actions, envs.envs[0].action_space.shape[0]))  # type: ignore[index]
         self._evidence = jax.jit(partial(_evidence, agent, config, mapping))
+        self._look_back = jax.jit(partial(_look_back, agent, mapping), static_argnums=0)
         self._insert = jax.jit(insert, donate_argnums=0)
         self._update = jax.jit(partial(_update_chunk, agent, config, mapping), donate_argnums=0)
         if self.skills is not None:
@@ -127,9 +134,11 @@ class OnlineLoop:
 
         Returns means per seed (S,), finished episodes, and trials that ended with them.
         """
-        transitions, steps, episodes, verdicts = self._collect()
-        facts = {name: values.mean(1) for name, values in steps.items()}
-        self._roll_back({e.seed for e, verdict in verdicts if verdict.event == "rollback"})
+        transitions, steps, conduct, episodes, verdicts = self._collect()
+        facts = {name: values.mean(1) for name, values in steps.items()} | conduct
+        given_up = {e.seed for e, verdict in verdicts if verdict.event == "rollback"}
+        if given_up:
+            self.roll_back(np.array([seed in given_up for seed in self.envs.seeds]))
         if self.skills is not None:
             self.state, transitions = self._observe(self.state, transitions, steps)
         self.replay = self.replay._replace(ring=self._insert(self.replay.ring, transitions))
@@ -153,17 +162,36 @@ class OnlineLoop:
         step = np.int32(self.envs.env_steps)
         return self._evidence(self.state, self.replay, self.evidence_keys, step)
 
-    def _roll_back(self, seeds: set[int]) -> None:
-        if seeds:
-            which = np.array([seed in seeds for seed in self.envs.seeds])
-            back = jax.vmap(self.agent.roll_back)(self.state, self.deployment.deployed)
-            self.state = own_buffers(select(which, back, self.state))
+    def look_back(self, rows: int) -> dict[str, np.ndarray]:
+        """The newest `rows` stored transitions and what the agent makes of them, (S, rows, ...).
 
-    def _collect(self) -> tuple[Batch, dict[str, np.ndarray], list[Episode], list[Judged]]:
+        Oldest first. Before so many are stored, the first of them are blank.
+        """
+        return jax.device_get(self._look_back(rows, self.state, self.replay))
+
+    def roll_back(self, which: np.ndarray, *, shut_gate: bool = False) -> None:
+        """The learner's policies go back to the deployed ones where `which` (S,).
+
+        With `shut_gate` the gate is shut, too, and who is on trial stops acting.
+        """
+        back = jax.vmap(self.agent.roll_back)(self.state, self.deployment.deployed)
+        if shut_gate:
+            back = jax.vmap(self.agent.take_back)(back)
+            self.deployment.abandon(which, self.envs.env_steps)
+        self.state = own_buffers(select(which, back, self.state))
+
+    def _collect(
+        self,
+    ) -> tuple[Batch, dict[str, np.ndarray], dict[str, np.ndarray], list[Episode], list[Judged]]:
+        """Transitions (S, K, ...), the agent's facts of them (S, K), how it acted (S,)."""
         acting = self.acting()
         self.deployment.offer(acting)
         proven = self.deployment.proven()
         rows: list[tuple[np.ndarray, ...]] = []
+        asked: list[np.ndarray] = []
+        ends: list[np.ndarray] = []
+        costs: list[np.ndarray] = []
+        before = self.envs.previous_actions
         facts: list[dict[str, Any]] = []
         episodes: list[Episode] = []
         verdicts: list[Judged] = []
@@ -182,7 +210,7 @@ class OnlineLoop:
                 )
                 skills += [np.asarray(running)] * self.skills.skill_length
             if step < self.config.random_steps:
-                actions = np.asarray(self._random(self.act_keys, step))
+                requested = np.asarray(self._random(self.act_keys, step))
             else:
                 device_actions, step_facts = self._act(
                     acting,
@@ -193,10 +221,17 @@ class OnlineLoop:
                     self.act_keys,
                     step,
                 )
-                actions = np.asarray(device_actions)
+                requested = np.asarray(device_actions)
                 facts.append(step_facts)
+            # Stored is what was executed, not what was asked for.
+            limited = self.envelope.rate_limit is not None
+            previous = self.envs.previous_actions if limited else None
+            actions = self.envelope(requested, previous)
             observations = self.envs.observations.copy()
-            next_observations, rewards, terminated, _, finished = self.envs.step(actions)
+            next_observations, rewards, terminated, truncated, finished = self.envs.step(actions)
+            asked.append(requested)
+            ends.append(terminated | truncated)
+            costs.append(self.envs.costs.copy())
             rows.append(
                 (observations, actions, rewards, next_observations, terminated.astype(np.float32))
             )
@@ -216,7 +251,16 @@ class OnlineLoop:
             name: np.stack([f[name] for f in host_facts], 1)
             for name in (host_facts[0] if host_facts else {})
         }
-        return chunk, of_steps, episodes, verdicts
+        ended = np.stack(ends, 1)
+        executed = np.asarray(chunk.actions)
+        conduct = clip_shares(np.stack(asked, 1), executed)
+        conduct["action_rate"] = action_rate(executed, before, ended)
+        if "gate" in of_steps:
+            gate = of_steps["gate"]
+            conduct["gate_flips_per_1k"] = gate_flips(gate, ended[:, -gate.shape[1] :])
+        reported = ~np.isnan(costs)
+        self.costs = np.where(reported.any(0), np.where(reported, costs, 0.0).sum(0), np.nan)
+        return chunk, of_steps, conduct, episodes, verdicts
 
     def _refuse_broken_skill(self, episode: Episode) -> None:
         if self.skills is not None and self.envs.env_steps % self.skills.skill_length:
@@ -319,6 +363,26 @@ def _evidence(
         return agent.evidence(state, jax.tree.map(lambda x: x[0], batch))
 
     return over_seeds(one, mapping)(state, jnp.arange(replay.ring.storage.rewards.shape[0]), keys)
+
+
+def _look_back(agent: Agent, mapping: Mapping, rows: int, state: Any, replay: Replay) -> Any:
+    ring = replay.ring
+    newest = (ring.inserted - rows + jnp.arange(rows)) % ring.capacity
+
+    def one(state: Any, seed_index: Any) -> Any:
+        batch = jax.tree.map(lambda x: x[seed_index, newest], ring.storage)
+        asked = batch
+        if isinstance(agent, SkillAgent):
+            windows = (-1, agent.skill_length)
+            asked = jax.tree.map(lambda x: x.reshape(*windows, *x.shape[1:]), batch)
+        found = {name: x.reshape(rows) for name, x in agent.appraise(state, asked).items()}
+        return found | {
+            "observations": batch.observations,
+            "actions": batch.actions,
+            "rewards": batch.rewards,
+        }
+
+    return over_seeds(one, mapping)(state, jnp.arange(ring.storage.rewards.shape[0]))
 
 
 def _sample(

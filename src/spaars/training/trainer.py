@@ -19,6 +19,9 @@ from spaars.data import Dataset
 from spaars.data.replay import Replay, as_batch, empty_ring, start_rows, window_rows
 from spaars.errors import DataError, RunError
 from spaars.report import write_report
+from spaars.safety import SupportMonitor
+from spaars.safety.monitor import Ended, look_back
+from spaars.safety.summary import summarise
 from spaars.tasks import Task
 from spaars.training.checkpoint import Checkpoint, collect, save_checkpoint
 from spaars.training.config import TrainConfig
@@ -83,6 +86,7 @@ class Trainer:
             rows = start_rows(*dataset.episode_bounds(), config.online.start_steps)
             self.starts = jnp.asarray(rows, jnp.int32)
         self.windows = self.window_rows()
+        self.support = SupportMonitor(dataset)
         mean, std = dataset.observation_statistics()
         self.state = initial_state(config, mean, std, dataset.action_dim)
         self.loop: OnlineLoop | None = None  # from the first online step on
@@ -98,6 +102,10 @@ class Trainer:
             "episodes": [[] for _ in range(n)],  # [env step, return, terminated, actor], per seed
             "newest": [[] for _ in range(n)],  # the same of the newest policy, deployed or not
             "handover": [None] * n,  # {"step", "score", "evaluations" until then} once armed
+            "armed": [False] * n,  # whether the gate is, by the hand-over
+            "rollbacks": [[] for _ in range(n)],  # env steps at which a budget was passed
+            "costs": [[] for _ in range(n)],  # [env step, cost of the chunk], where there is one
+            "stops": [],  # env steps at which the run was asked to stop and saved
             "averages": {},  # running means of the metrics since the last line, per seed
         }
 
@@ -167,7 +175,9 @@ class Trainer:
     def run_online(self, checkpoint: Checkpoint | None) -> None:
         c = self.config
         envs = EnvPopulation(partial(self.task.make_env, training=True), c.seeds)
-        evaluator = Evaluator(self.agent, self.task.make_env, c.seeds, c.evaluation.episodes)
+        evaluator = Evaluator(
+            self.agent, self.task.make_env, c.seeds, c.evaluation.episodes, safety=c.safety
+        )
         ring = empty_ring(
             len(c.seeds),
             min(c.online.replay_capacity or c.online.steps, c.online.steps),
@@ -190,6 +200,7 @@ class Trainer:
             c.deployment,
             # Logged rewards sum up to a training return, which need not be evaluation's.
             None if self.task.training_kwargs else float(self.dataset.episode_returns().mean()),
+            envelope=c.safety.envelope(envs.envs[0].action_space),
         )
         if checkpoint is not None and begun and c.deployment.rule == "proven":
             if "trials" not in checkpoint.progress:
@@ -215,6 +226,7 @@ class Trainer:
                 metrics, episodes, verdicts = loop.run_chunk()
                 self.log_episodes(episodes)
                 self.log_verdicts(verdicts)
+                self.keep_budget(loop)
                 self.after_chunk(loop, metrics)
         finally:
             envs.close()
@@ -229,6 +241,7 @@ class Trainer:
         if step % c.log_every == 0 or last:
             evidence = jax.device_get(loop.evidence())
             self.accumulate(evidence)
+            self.accumulate(self.look_back(loop, step % c.log_every or c.log_every))
             facts = self.log_averages("train", step=step, phase="online")
             self.show("online", step, c.online.steps, facts)
             self.consider_handover(loop, evidence)
@@ -240,14 +253,65 @@ class Trainer:
             self.save()
         self.stop_if_asked()
 
+    def keep_budget(self, loop: OnlineLoop) -> None:
+        """Roll back every seed that lost more than its budget allows, and shut its gate."""
+        budget, step = self.config.safety.budget, self.envs.env_steps
+        for own, cost in zip(self.progress["costs"], loop.costs.tolist(), strict=True):
+            if cost == cost:
+                own.append([step, cost])
+        if not budget.limits:
+            return
+        passed = np.zeros(len(self.config.seeds), bool)
+        for i, seed in enumerate(self.config.seeds):
+            rollbacks = self.progress["rollbacks"][i]
+            reason = budget.passed(
+                step,
+                rollbacks[-1] if rollbacks else 0,
+                self.progress["episodes"][i],
+                self.progress["costs"][i],
+                loop.deployment.trials[i].offline_return,
+            )
+            if reason:
+                passed[i] = True
+                reason += "; the gate is shut" if self.progress["armed"][i] else ""
+                rollbacks.append(step)
+                self.progress["armed"][i] = False
+                self.metrics.write("event", seed=seed, step=step, event="rollback", reason=reason)
+                self.message(f"seed {seed}: rolled back at step {step}: {reason}")
+        if passed.any():
+            loop.roll_back(passed, shut_gate=True)
+
+    def look_back(self, loop: OnlineLoop, steps: int) -> dict[str, np.ndarray]:
+        """What was executed in the last `steps`, measured once for a line of metrics; (S,) each."""
+        now, limit = self.envs.env_steps, self.envs.envs[0].spec
+        longest = (limit.max_episode_steps if limit else None) or self.config.log_every
+        rows = min(loop.replay.ring.capacity, self.config.log_every + longest)
+        seen, stored = loop.look_back(rows), min(now, rows)
+        found = []
+        for i in range(len(self.config.seeds)):
+            own = {name: values[i, rows - stored :] for name, values in seen.items()}
+            ended, start = [], 0
+            for step, _, terminated, actor in self.progress["episodes"][i]:
+                if step > now - min(steps, stored) and actor == "explore":
+                    first = max(start - (now - stored), 0)
+                    ended.append(Ended(first, step - (now - stored), terminated))
+                start = step
+            found.append(look_back(own, steps, ended, self.support, self.agent.discount))
+        return {name: np.array([one[name] for one in found]) for name in found[0]}
+
     def consider_handover(self, loop: OnlineLoop, evidence: dict[str, np.ndarray]) -> None:
-        """Arm the gate of every seed whose time has come; score it just before."""
+        """Arm the gate of every seed whose time has come; score it just before.
+
+        After a rollback by the budget its time comes again, a window later at the earliest.
+        """
         if not evidence:
             return  # an agent without a gate
         step, seeds = self.envs.env_steps, self.config.seeds
         armed = np.zeros(len(seeds), bool)
         for i, seed in enumerate(seeds):
-            if self.progress["handover"][i] is not None:
+            rollbacks = self.progress["rollbacks"][i]
+            waits = rollbacks and step < rollbacks[-1] + self.config.safety.budget.window
+            if self.progress["armed"][i] or waits:
                 continue
             own = {name: float(value[i]) for name, value in evidence.items()}
             explored = (e for e in self.progress["episodes"][i] if e[3] == "explore")
@@ -260,6 +324,9 @@ class Trainer:
         if armed.any():
             self.evaluate(loop, "handover", only=armed)
             for i in np.flatnonzero(armed).tolist():
+                self.progress["armed"][i] = True
+                if self.progress["handover"][i] is not None:
+                    continue  # the summary tells of the first
                 score = self.progress["newest"][i][-1][1]
                 self.progress["handover"][i] = {
                     "step": step,
@@ -312,6 +379,7 @@ class Trainer:
                 length=e.length,
                 terminated=e.terminated,
                 actor=e.actor,
+                **({} if e.cost is None else {"cost": e.cost}),
             )
             i = self.config.seeds.index(e.seed)
             self.progress["episodes"][i].append(
@@ -380,19 +448,24 @@ class Trainer:
 
     def stop_if_asked(self) -> None:
         if self.stop_asked:
+            self.progress["stops"].append(self.envs.env_steps if self.loop is not None else 0)
             self.save()
             raise Stopped(f"stopped and saved; go on with `spaars resume {self.run_dir}`")
 
     def summary(self) -> dict[str, Any]:
         """summary.json: what the run achieved, by its last checkpoint."""
-        c = self.config
+        c, records = self.config, self.metrics.records()
         return {
             "task": c.task,
             "dataset": describe_dataset(self.dataset),
             "method": c.method,
             "preset": c.preset,
             "evaluation_episodes": c.evaluation.episodes,
-            "seeds": [self.seed_summary(i) for i in range(len(c.seeds))],
+            "stops": self.progress["stops"],
+            "seeds": [
+                self.seed_summary(i) | {"safety": summarise(records, seed)}
+                for i, seed in enumerate(c.seeds)
+            ],
         }
 
     def seed_summary(self, i: int) -> dict[str, Any]:
