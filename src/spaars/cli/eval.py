@@ -26,7 +26,7 @@ class Args:
     path: tyro.conf.Positional[Path]
     """Run directory, or an exported .npz or .onnx."""
     task: str | None = None
-    """Of an exported policy: evaluate it on this task instead of its own."""
+    """Of an exported policy: evaluate it on this task, or Gymnasium env, instead of its own."""
     episodes: int = 20
     """Episodes per seed; the first ones are those of the run's own evaluations."""
     offset: int = 0

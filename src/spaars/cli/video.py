@@ -38,7 +38,7 @@ class Args:
     """File to write, .gif or .mp4 (which needs the program ffmpeg); default: episode-sSEED.gif in
     the run directory or beside the policy."""
     task: str | None = None
-    """Of an exported policy: render it on this task instead of its own."""
+    """Of an exported policy: render it on this task, or Gymnasium env, instead of its own."""
     seed: int | None = None
     """Which of the run's seeds; default: the first."""
     newest: bool = False

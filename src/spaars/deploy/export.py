@@ -57,7 +57,7 @@ def export(
         "action_dim": loaded.action_dim,
         "about": facts(run_dir, config, described, loaded, index, newest),
     }
-    columns = described["dataset"].get("description", {}).get("observations", [])
+    columns = of_robot(described).get("observations", [])
     if columns and sum(width for _, width in columns) == loaded.observation_dim:
         description["observations"] = columns
     if "skills" in graphs:
@@ -93,6 +93,12 @@ def npz_bytes(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> byt
     return buffer.getvalue()
 
 
+def of_robot(described: dict[str, Any]) -> dict[str, Any]:
+    """Names of observations and bounds of actions: of the env, or of the data where it has none."""
+    known = dict(described["dataset"].get("description", {}))
+    return known | described.get("env", {})
+
+
 def facts(
     run_dir: Path,
     config: TrainConfig,
@@ -103,7 +109,7 @@ def facts(
 ) -> dict[str, Any]:
     """What is known about the policy. What was not measured is not in it."""
     task, seed = get_task(config.task), config.seeds[index]
-    bounds = described["dataset"].get("description", {})
+    bounds = of_robot(described)
     about: dict[str, Any] = {
         "task": task.name,
         "env": task.env_id,

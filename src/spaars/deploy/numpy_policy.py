@@ -203,18 +203,21 @@ class NumpyPolicy:
         return low + (np.asarray(actions, np.float32) + 1.0) * 0.5 * (high - low)
 
     def _flattened(self, observation: Mapping[str, Any]) -> np.ndarray:
-        names = [name for name, _ in self.layout]
-        missing = [name for name in names if name not in observation]
-        if missing or not names:
+        if not self.layout:
             raise PolicyError(
-                f"the observation has no '{missing[0]}'; the policy takes {', '.join(names)}."
-                if names
-                else f"the policy takes a vector of {self.observation_dim} numbers, no mapping."
+                f"the policy takes a vector of {self.observation_dim} numbers, no mapping."
             )
-        parts = [np.asarray(observation[name], np.float32).ravel() for name in names]
-        for (name, width), part in zip(self.layout, parts):  # noqa: B905 - Python 3.9 has no strict
-            if part.size != width:
-                raise PolicyError(f"'{name}' must have {width} numbers, got {part.size}.")
+        parts = []
+        for name, width in self.layout:
+            part: Any = observation
+            for key in [name] if name in observation else name.split("/"):
+                if not isinstance(part, Mapping) or key not in part:
+                    names = ", ".join(name for name, _ in self.layout)
+                    raise PolicyError(f"the observation has no '{name}'; the policy takes {names}.")
+                part = part[key]
+            parts.append(np.asarray(part, np.float32).ravel())
+            if parts[-1].size != width:
+                raise PolicyError(f"'{name}' must have {width} numbers, got {parts[-1].size}.")
         return np.concatenate(parts)
 
     def _checked(self, observations: Any) -> np.ndarray:
