@@ -61,6 +61,9 @@ class OnlineConfig:
     """Environment steps before the first online update."""
     replay_capacity: int | None = None
     """Online transitions kept per seed; None keeps them all."""
+    env_errors: int = 10
+    """Times per seed that the env may raise or give NaN: its episode is cut there, the event is
+    logged, and training goes on. Methods with skills stop at the first."""
 
     def mixture(self, discount: float) -> Mixture:
         return Mixture(
@@ -197,6 +200,25 @@ class OnlineLoop:
                 facts.append(step_facts)
             observations = self.envs.observations.copy()
             next_observations, rewards, terminated, _, finished = self.envs.step(actions)
+            while (failed := self.envs.failed.copy()).any():
+                # Those envs are in a new episode: the policy looks again, and the step is theirs.
+                self._refuse_failure_in_skill()
+                observations[failed] = self.envs.observations[failed]
+                if step >= self.config.random_steps:
+                    again, _ = self._act(
+                        acting,
+                        proven,
+                        self.deployment.explores,
+                        self.envs.observations,
+                        running,
+                        self.act_keys,
+                        step,
+                    )
+                    actions = np.where(failed[:, None], np.asarray(again), actions)
+                second = self.envs.step(actions, again=failed)
+                next_observations[failed] = second[0][failed]
+                rewards[failed], terminated[failed] = second[1][failed], second[2][failed]
+                finished += second[4]
             rows.append(
                 (observations, actions, rewards, next_observations, terminated.astype(np.float32))
             )
@@ -217,6 +239,14 @@ class OnlineLoop:
             for name in (host_facts[0] if host_facts else {})
         }
         return chunk, of_steps, episodes, verdicts
+
+    def _refuse_failure_in_skill(self) -> None:
+        if self.skills is not None:
+            failure = self.envs.failures[-1]
+            raise RunError(
+                f"seed {failure.seed}: the env failed at step {failure.env_step} "
+                f"({failure.reason}). Methods with skills cannot go on inside one; mend the env."
+            )
 
     def _refuse_broken_skill(self, episode: Episode) -> None:
         if self.skills is not None and self.envs.env_steps % self.skills.skill_length:
