@@ -1,7 +1,5 @@
 """An exported policy does what the agent does: of every method, in numpy and in ONNX Runtime."""
 
-from functools import partial
-
 import jax
 import numpy as np
 import pytest
@@ -36,13 +34,13 @@ def written(tmp_path, agent, acting):
 
 def agents_own(agent, acting, batches):
     """Actions and gates of successive steps, as evaluation takes them."""
-    choose, act = partial(agent.choose, key=None), jax.jit(agent.act_deterministic)
+    act = jax.jit(agent.act_deterministic)
     steps, skills = [], None
     for i, batch in enumerate(batches):
         what = acting
         if isinstance(agent, SkillAgent):
             if i % agent.skill_length == 0:
-                skills = choose(acting, batch)
+                skills = agent.choose(acting, batch, None)
             what = (acting, skills)
         steps.append(jax.device_get(act(what, batch)))
     return steps
