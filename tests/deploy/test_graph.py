@@ -1,6 +1,7 @@
 """An exported policy does what the agent does: of every method, in numpy and in ONNX Runtime."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -32,6 +33,17 @@ def written(tmp_path, agent, acting):
     return path
 
 
+def policy_of(case, tmp_path):
+    """Agent and weights; a gate's margin is such that it is open at half of the states."""
+    method, changes, armed = CASES[case]
+    agent, acting = random_policy(method, armed=armed, **changes)
+    computed = NumpyPolicy(written(tmp_path, agent, acting)).compute(observations(500))
+    if "gate_advantage" in computed:
+        margin = agent.gate.margin + float(np.median(computed["gate_advantage"]))
+        agent, acting = random_policy(method, armed=armed, gate={"margin": margin})
+    return agent, acting
+
+
 def agents_own(agent, acting, batches):
     """Actions and gates of successive steps, as evaluation takes them."""
     act = jax.jit(agent.act_deterministic)
@@ -40,7 +52,7 @@ def agents_own(agent, acting, batches):
         what = acting
         if isinstance(agent, SkillAgent):
             if i % agent.skill_length == 0:
-                skills = agent.choose(acting, batch, None)
+                skills = agent.choose(acting, jnp.asarray(batch), None)
             what = (acting, skills)
         steps.append(jax.device_get(act(what, batch)))
     return steps
@@ -60,8 +72,7 @@ def assert_same(computed, expected):
 
 @pytest.mark.parametrize("case", CASES)
 def test_numpy_does_what_the_agent_does(case: str, tmp_path) -> None:
-    method, changes, armed = CASES[case]
-    agent, acting = random_policy(method, armed=armed, **changes)
+    agent, acting = policy_of(case, tmp_path)
     policy = NumpyPolicy(written(tmp_path, agent, acting))
     batches = [observations(500, seed) for seed in range(6)]
     expected = agents_own(agent, acting, batches)
@@ -77,8 +88,7 @@ def test_onnx_does_what_the_agent_does(case: str, tmp_path) -> None:
     pytest.importorskip("onnxruntime")
     from spaars.deploy.onnx_policy import OnnxPolicy, onnx_bytes
 
-    method, changes, armed = CASES[case]
-    agent, acting = random_policy(method, armed=armed, **changes)
+    agent, acting = policy_of(case, tmp_path)
     graphs, arrays = graphs_of(agent, acting, ACTIONS)
     path = tmp_path / "policy.onnx"
     path.write_bytes(onnx_bytes(graphs["actions"], arrays, description(agent)))
