@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spaars.data import Dataset, load_dataset
-    from spaars.deploy import Policy, load_policy
+    from spaars.deploy.policy import Policy, load_policy
     from spaars.errors import ConfigError, DataError, RunError, SpaarsError
-    from spaars.tasks import Task, get_task, register, task_names
+    from spaars.tasks import Task, env_task, get_task, register, task_names
     from spaars.training.config import TrainConfig, preset_config
     from spaars.training.run import resume, train
     from spaars.training.trainer import Progress, Run, Stopped
@@ -24,9 +24,9 @@ __version__ = version("spaars")
 # Imported on first use (PEP 562): `spaars --help` must not wait seconds for JAX.
 _HOME = {
     "spaars.data": ("Dataset", "load_dataset"),
-    "spaars.deploy": ("Policy", "load_policy"),
+    "spaars.deploy.policy": ("Policy", "load_policy"),
     "spaars.errors": ("ConfigError", "DataError", "RunError", "SpaarsError"),
-    "spaars.tasks": ("Task", "get_task", "register", "task_names"),
+    "spaars.tasks": ("Task", "env_task", "get_task", "register", "task_names"),
     "spaars.training.config": ("TrainConfig", "preset_config"),
     "spaars.training.run": ("resume", "train"),
     "spaars.training.trainer": ("Progress", "Run", "Stopped"),
@@ -45,6 +45,7 @@ __all__ = [
     "Stopped",
     "Task",
     "TrainConfig",
+    "env_task",
     "get_task",
     "load_dataset",
     "load_policy",

@@ -211,3 +211,80 @@ def test_previous_actions_end_with_the_episode():
         envs.step(actions)
         expected = np.full((2, 2), np.nan) if step == STEPS else actions
         np.testing.assert_array_equal(envs.previous_actions, expected)
+
+
+class Fragile(gymnasium.Wrapper):
+    """In every episode that begins in the east the 5th step gives NaN."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.steps = 0
+
+    def reset(self, **kwargs):
+        self.steps = 0
+        observation, info = super().reset(**kwargs)
+        self.weak = bool(observation[0] > 0.0)  # the same episodes after a restart
+        return observation, info
+
+    def step(self, action):
+        self.steps += 1
+        observation, reward, *rest = super().step(action)
+        return observation, np.nan if self.weak and self.steps == 5 else reward, *rest
+
+
+def fragile(errors_allowed=100, seeds=(0, 5)):
+    return EnvPopulation(lambda: Fragile(POINT.make_env()), seeds, errors_allowed)
+
+
+def stepped(envs, action):
+    """A step as the online loop takes it, until no env fails."""
+    before = envs.observations.copy()
+    following, *_, finished = envs.step(action)
+    while (failed := envs.failed.copy()).any():
+        before[failed] = envs.observations[failed]
+        second = envs.step(action, again=failed)
+        following[failed] = second[0][failed]
+        finished += second[4]
+    return before, following, finished
+
+
+def test_a_failing_env_loses_its_episode_and_no_step() -> None:
+    envs = fragile()
+    actions = random_actions(200, envs, seed=2) * 0.2
+    for action in actions:
+        before, following, _ = stepped(envs, action)
+        # Every transition is a true one, the first of a new episode included: the toy's own law.
+        np.testing.assert_allclose(following[:, :2], before[:, :2] + following[:, 2:], rtol=1e-5)
+        assert np.isfinite(following).all()
+    assert envs.env_steps == 200
+    assert len(envs.failures) == sum(envs.errors) > 4
+    assert {f.length for f in envs.failures} == {4}
+    assert {f.seed for f in envs.failures} == {0, 5}
+    assert "nan in its observation or reward" in envs.failures[0].reason
+    for i, ends in enumerate(envs.episode_ends):
+        assert ends == sorted(set(ends))
+        cut = [f.env_step - 1 for f in envs.failures if f.seed == envs.seeds[i]]
+        assert set(cut) <= set(ends)
+
+
+def test_failures_are_counted_across_a_restart_and_limited() -> None:
+    envs = fragile()
+    actions = random_actions(120, envs, seed=2) * 0.2
+    for action in actions[:60]:
+        stepped(envs, action)
+    saved, again = envs.state(), fragile()
+    again.restore(saved)
+    assert again.errors == envs.errors
+    assert sum(envs.errors) > 0
+    for action in actions[60:]:
+        for ours, theirs in zip(stepped(envs, action), stepped(again, action), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert again.errors == envs.errors
+
+    def go_on_until_the_limit():
+        envs = fragile(errors_allowed=1)
+        for action in actions:
+            stepped(envs, action)
+
+    with pytest.raises(RunError, match=r"failed 2 times.*ValueError: nan.*--online\.env-errors"):
+        go_on_until_the_limit()

@@ -14,7 +14,9 @@ usage: spaars COMMAND ...
 
   train TASK            learn from logged data, then online; leaves a run directory
   resume RUN            go on with an interrupted run, bit for bit
-  eval RUN              evaluate a run's last checkpoint
+  eval RUN|POLICY       evaluate a run's last checkpoint, or an exported policy
+  export RUN            write a run's policy as one file, for numpy alone or as ONNX
+  video RUN|POLICY      render an episode
   bench SUITE           run a suite of tasks, variants and seeds; skips what is done
   report RUN            rebuild a run's figures and report.html
   report RUN... --out PAGE.html
@@ -41,6 +43,8 @@ COMMANDS = {
     ("train",): "spaars.cli.train",
     ("resume",): "spaars.cli.resume",
     ("eval",): "spaars.cli.eval",
+    ("export",): "spaars.cli.export",
+    ("video",): "spaars.cli.video",
     ("bench",): "spaars.cli.bench",
     ("report",): "spaars.cli.report",
     ("strip",): "spaars.cli.strip",

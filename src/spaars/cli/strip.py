@@ -35,6 +35,8 @@ class Args:
     """PNG file; default: figures/strip.png or figures/latents.png of the run."""
     seed: int | None = None
     """Which seed of the run; default: the first."""
+    newest: bool = False
+    """The newest policy, deployed or not."""
     episode: int = 0
     """Index of the evaluation episode; all start where evaluation's do."""
     latents: int = 0
@@ -52,7 +54,9 @@ def run(argv: list[str]) -> int:
         raise ConfigError(
             "--frames must be at least 2, --steps at least 1, --latents and --episode at least 0."
         )
-    policy = load_policy(args.path, args.seed)
+    policy = load_policy(args.path, args.seed, newest=args.newest)
+    if not isinstance(policy, Policy):
+        raise ConfigError(f"{args.path} is an exported policy; `spaars strip` draws those of runs.")
     task = get_task(policy.config.task)
     env = task.make_env()
     if not (hasattr(env.unwrapped, "model") and hasattr(env.unwrapped, "data")):

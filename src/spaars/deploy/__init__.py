@@ -1,5 +1,4 @@
-"""A trained run as a policy."""
+"""A trained run as a policy, in Python and as a file for where neither JAX nor spaars is.
 
-from spaars.deploy.policy import Policy, load_policy
-
-__all__ = ["Policy", "load_policy"]
+Nothing is imported here: `spaars.deploy.numpy_policy` must do without JAX.
+"""

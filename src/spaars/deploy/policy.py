@@ -2,12 +2,14 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from spaars.algos.agent import SkillAgent
+from spaars.deploy.numpy_policy import NumpyPolicy, PolicyError
+from spaars.deploy.onnx_policy import OnnxPolicy
 from spaars.errors import DataError, RunError
 from spaars.tasks import get_task
 from spaars.training.checkpoint import load_checkpoint
@@ -70,24 +72,62 @@ class Policy:
         return actions[0] if np.ndim(observation) == 1 else actions
 
 
-def load_policy(run_dir: str | Path, seed: int | None = None) -> Policy:
-    """The deployed policy of `run_dir`'s newest checkpoint; `seed` chooses among the run's seeds.
+def load_policy(
+    path: str | Path, seed: int | None = None, *, newest: bool = False
+) -> Policy | NumpyPolicy:
+    """The deployed (or the `newest`) policy of a run's last checkpoint, or an exported one.
 
-    Raises RunError if there is no run or checkpoint, or the run has no such seed.
+    `path` is a run directory or a file that `spaars export` wrote; `seed` chooses among a run's
+    seeds, by default the first.
+
+    Raises RunError if there is no run or checkpoint, or the run has no such seed; DataError if a
+    file holds no policy.
     """
-    path = Path(run_dir)
+    path = Path(path)
+    if is_exported(path):
+        if seed is not None or newest:
+            raise RunError(f"{path} is one policy; choose a seed or the newest one of its run.")
+        return load_exported(path)
     config, _ = read_config(path)
-    seed = config.seeds[0] if seed is None else seed
-    if seed not in config.seeds:
-        raise RunError(f"{path} has seeds {list(config.seeds)}, not {seed}.")
-    acting, observation_dim = load_acting(path, config)
-    index = config.seeds.index(seed)
-    one = jax.tree.map(lambda leaf: leaf[index], acting)
-    return Policy(config, one, seed, observation_dim)
+    index = index_of(path, config, seed)
+    loaded = load_acting(path, config, newest)
+    one = jax.tree.map(lambda leaf: leaf[index], loaded.acting)
+    return Policy(config, one, config.seeds[index], loaded.observation_dim)
 
 
-def load_acting(run_dir: Path, config: TrainConfig, newest: bool = False) -> tuple[Any, int]:
-    """What the deployed (or the `newest`) policies read, leaves (S, ...); the observation dim."""
+def index_of(run_dir: Path, config: TrainConfig, seed: int | None) -> int:
+    """Where in the run's seeds this one is; None is the first."""
+    if seed is not None and seed not in config.seeds:
+        raise RunError(f"{run_dir} has seeds {list(config.seeds)}, not {seed}.")
+    return 0 if seed is None else config.seeds.index(seed)
+
+
+def is_exported(path: Path) -> bool:
+    """Whether `path` is meant as an exported policy rather than a run directory."""
+    return path.suffix in (".npz", ".onnx") and not path.is_dir()
+
+
+def load_exported(path: Path) -> NumpyPolicy:
+    """An exported policy. Raises DataError if the file holds none."""
+    try:
+        return OnnxPolicy(path) if path.suffix == ".onnx" else NumpyPolicy(path)
+    except PolicyError as error:
+        raise DataError(str(error)) from error
+
+
+class Loaded(NamedTuple):
+    """What a run's last checkpoint holds for acting."""
+
+    acting: Any
+    """What the policies read, leaves (S, ...)."""
+    observation_dim: int
+    action_dim: int
+    progress: dict[str, Any]
+    """Where the run stood (spaars.training.trainer)."""
+
+
+def load_acting(run_dir: Path, config: TrainConfig, newest: bool = False) -> Loaded:
+    """The deployed (or the `newest`) policies of the last checkpoint."""
     checkpoint = load_checkpoint(run_dir)
     if checkpoint is None:
         raise RunError(f"{run_dir} has no checkpoint yet; go on with `spaars resume {run_dir}`.")
@@ -102,4 +142,4 @@ def load_acting(run_dir: Path, config: TrainConfig, newest: bool = False) -> tup
     # Before the first online step nothing is deployed but the offline policy.
     if config.deployment.rule == "proven" and "trials" in checkpoint.progress and not newest:
         acting = checkpoint.tree("deployed", acting)
-    return acting, observation_dim
+    return Loaded(acting, observation_dim, action_dim, checkpoint.progress)

@@ -4,9 +4,18 @@ from spaars.tasks.registry import (
     BehaviourTarget,
     Task,
     check_spaces,
+    env_task,
     get_task,
     register,
     task_names,
 )
 
-__all__ = ["BehaviourTarget", "Task", "check_spaces", "get_task", "register", "task_names"]
+__all__ = [
+    "BehaviourTarget",
+    "Task",
+    "check_spaces",
+    "env_task",
+    "get_task",
+    "register",
+    "task_names",
+]

@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import gymnasium
 import numpy as np
 
 from spaars.errors import ConfigError, unknown_name
-from spaars.tasks import kitchen
+from spaars.tasks import any_env, kitchen
 from spaars.tasks.packages import import_package
 
 BEHAVIOURS = Path(__file__).parent / "behaviours"
@@ -49,6 +50,8 @@ class Task:
     """An evaluation episode that terminates is a success, not a fall."""
     wrap: Callable[[gymnasium.Env], gymnasium.Env] | None = None
     """Brings observations into the form of the task's data."""
+    factory: Callable[..., gymnasium.Env] | None = None
+    """Makes the env instead of its id."""
     subtasks: tuple[str, ...] = ()
     """Of a kitchen task: what its rewards count, in the env and in its data."""
     package: str | None = None
@@ -68,7 +71,7 @@ class Task:
             # "v4 is out of date": D4RL's v2 data were made with exactly these dynamics.
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*out of date.*")
-            env = gymnasium.make(self.env_id, **variant)
+            env = (self.factory or partial(any_env.make, self.env_id))(**variant)
         if self.wrap:
             env = self.wrap(env)
         check_spaces(env, self.env_id)
@@ -95,7 +98,14 @@ def check_spaces(env: gymnasium.Env, name: str) -> None:
     space = env.action_space
     if not (isinstance(space, box) and len(space.shape) == 1):
         raise ConfigError(
-            f"{name}: actions must be a flat Box, got {space}. SPAARS is for continuous control."
+            f"{name}: actions must be a flat Box, got {space}. SPAARS is for continuous control: "
+            "wrap the env so that it takes a vector of numbers, or use a method for discrete ones."
+        )
+    if not np.isfinite([space.low, space.high]).all():
+        unbounded = np.flatnonzero(~np.isfinite([space.low, space.high]).all(0)).tolist()
+        raise ConfigError(
+            f"{name}: actions must be bounded, but dimension(s) {unbounded} are not (low "
+            f"{space.low}, high {space.high}). Give the action space the robot's true limits."
         )
     if not (np.all(space.low == -1.0) and np.all(space.high == 1.0)):
         raise ConfigError(
@@ -149,10 +159,44 @@ _TASKS = {
 
 
 def get_task(name: str) -> Task:
-    """The task of that name; a misspelt one gets the nearest suggested."""
-    if name not in _TASKS:
-        raise unknown_name("task", name, _TASKS)
+    """The task of that name, or of the Gymnasium env (`spaars.tasks.any_env`) that it names.
+
+    Raises ConfigError for any other name; a misspelt one gets the nearest suggested.
+    """
+    if name in _TASKS:
+        return _TASKS[name]
+    if (env := any_env.parse_name(name)) is not None:
+        return _of_env(name, *env)
+    raise unknown_name("task", name, _TASKS)
+
+
+def env_task(
+    env: str | Callable[..., gymnasium.Env], kwargs: Mapping[str, Any] | None = None
+) -> Task:
+    """The task of any env: a Gymnasium id, or a function that makes it; its scores are returns.
+
+    A function is known under the task's name in this process. In another one, as for `spaars
+    resume`, it is imported if it stands in a module, and must be given here again if it does not.
+    """
+    if isinstance(env, str):
+        return get_task(any_env.env_name(env, kwargs))
+    env_id = f"{env.__module__}:{env.__qualname__}"
+    name = any_env.env_name(env_id, kwargs)
+    _TASKS[name] = _of_env(name, env_id, dict(kwargs or {}), factory=env)
     return _TASKS[name]
+
+
+def _of_env(name: str, env_id: str, kwargs: dict[str, Any], **fields: Any) -> Task:
+    # No reference returns are known: 0 and 100 make the score the return itself.
+    return Task(
+        name=name,
+        env_id=env_id,
+        reference_min=0.0,
+        reference_max=100.0,
+        env_kwargs=kwargs,
+        wrap=any_env.adapt,
+        **fields,
+    )
 
 
 def register(task: Task) -> None:

@@ -67,6 +67,7 @@ class Checkpoint(NamedTuple):
             "episode_index": self.progress["episode_index"],
             "episode_ends": self.progress["episode_ends"],
             "env_steps": self.progress["env_steps"],
+            "env_errors": self.progress.get("env_errors", [0] * len(actions)),
             "actions": actions,
         }
 
@@ -94,6 +95,7 @@ def collect(
         progress["episode_index"] = env_state["episode_index"]
         progress["episode_ends"] = env_state["episode_ends"]
         progress["env_steps"] = env_state["env_steps"]
+        progress["env_errors"] = env_state["env_errors"]
     return Checkpoint(progress, arrays)
 
 

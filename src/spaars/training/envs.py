@@ -1,5 +1,6 @@
 """Training environments: one per seed, restorable without knowing their internals."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +31,15 @@ class Episode(NamedTuple):
     """Sum of `info["cost"]`; None if the env reports none."""
 
 
+class EnvFailure(NamedTuple):
+    """An env raised, or gave NaN: its episode was cut there, after `length` steps."""
+
+    seed: int
+    env_step: int
+    length: int
+    reason: str
+
+
 class EnvPopulation:
     """One env per seed, reset by itself at an episode's end.
 
@@ -37,8 +47,14 @@ class EnvPopulation:
     deterministic env, so a checkpoint needs no simulator internals (design, section 3).
     """
 
-    def __init__(self, make_env: MakeEnv, seeds: Sequence[int]):
+    def __init__(self, make_env: MakeEnv, seeds: Sequence[int], errors_allowed: int = 0):
         self.seeds = list(seeds)
+        self.make_env, self.errors_allowed = make_env, errors_allowed
+        self.errors = [0] * len(self.seeds)
+        self.failures: list[EnvFailure] = []
+        """What went wrong, until it is logged."""
+        self.failed = np.zeros(len(self.seeds), bool)
+        """Whose last step failed: a new episode has begun, in which no step is done yet, (S,)."""
         self.envs = [make_env() for _ in seeds]
         self.episode_index = [0] * len(self.envs)
         self.actions: list[list[np.ndarray]] = [[] for _ in self.envs]
@@ -56,30 +72,65 @@ class EnvPopulation:
         reset_seed = seeding.episode_seed(
             seeding.TRAIN_EPISODE, self.seeds[i], self.episode_index[i]
         )
-        observation, _ = self.envs[i].reset(seed=reset_seed)
         self.actions[i] = []
         self.returns[i] = 0.0
         self.episode_costs[i] = None
-        return np.array(observation, np.float32)  # a copy: some envs return live buffers
+        try:
+            observation, _ = self.envs[i].reset(seed=reset_seed)
+            return _finite(observation)
+        except Exception as error:
+            return self._fail(i, error)
+
+    def _fail(self, i: int, error: Exception) -> np.ndarray:
+        """Cut the running episode and begin the next, in a fresh env; returns its observation."""
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        length = len(self.actions[i])
+        self.errors[i] += 1
+        self.failures.append(EnvFailure(self.seeds[i], self.env_steps, length, reason))
+        if self.errors[i] > self.errors_allowed:
+            raise RunError(
+                f"seed {self.seeds[i]}: the env failed {self.errors[i]} times, at last at step "
+                f"{self.env_steps} ({reason}); --online.env-errors allows {self.errors_allowed}. "
+                "Mend the env, or train anew with more."
+            ) from error
+        if length:
+            self.episode_ends[i].append(self.env_steps - 1)
+        self.episode_index[i] += 1
+        with contextlib.suppress(Exception):  # it is broken
+            self.envs[i].close()
+        self.envs[i] = self.make_env()
+        return self._reset(i)
 
     def step(
-        self, actions: np.ndarray
+        self, actions: np.ndarray, again: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Episode]]:
         """Step every env with `actions` (S, act).
 
         Returns next observations (the true ones, before any reset) (S, obs), rewards (S,),
         terminated (S,), truncated (S,) and the episodes that ended.
+
+        Where an env raises or gives NaN its episode is cut before this step, as by a time limit,
+        the next one begins, and `failed` says so; nothing else is returned for it. Step it once
+        more with an action for its new observation: with `again` (S,), its own mask, no further
+        step is counted and only those envs move. Raises RunError beyond `errors_allowed`.
         """
         n = len(self.envs)
         next_observations = np.empty_like(self.observations)
         rewards = np.empty(n, np.float32)
         terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
         finished = []
-        self.env_steps += 1
-        for i, env in enumerate(self.envs):
+        self.env_steps += again is None
+        self.failed = np.zeros(n, bool)
+        for i in range(n) if again is None else np.flatnonzero(again).tolist():
             action = np.array(actions[i], np.float32)
-            observation, reward, terminated[i], truncated[i], info = env.step(action)
-            next_observations[i] = observation
+            try:
+                observation, reward, terminated[i], truncated[i], info = self.envs[i].step(action)
+                next_observations[i] = _finite(observation)
+                _finite(reward)
+            except Exception as error:
+                self.failed[i], terminated[i], truncated[i] = True, False, False
+                self.observations[i] = self._fail(i, error)
+                continue
             rewards[i] = reward
             self.actions[i].append(action)
             self.returns[i] += float(reward)
@@ -132,12 +183,14 @@ class EnvPopulation:
             "episode_index": list(self.episode_index),
             "episode_ends": [list(ends) for ends in self.episode_ends],
             "env_steps": self.env_steps,
+            "env_errors": list(self.errors),
             "actions": [np.stack(a) if a else np.zeros((0, dim), np.float32) for a in self.actions],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Replay each env's current episode up to where `state` was taken."""
         self.episode_index = list(state["episode_index"])
+        self.errors = list(state.get("env_errors", self.errors))
         for i, env in enumerate(self.envs):
             self.observations[i] = self._reset(i)
             for action in state["actions"][i]:
@@ -152,3 +205,11 @@ class EnvPopulation:
     def close(self) -> None:
         for env in self.envs:
             env.close()
+
+
+def _finite(values: Any) -> np.ndarray:
+    """A float32 copy: some envs return live buffers. Raises ValueError for NaN and infinity."""
+    array = np.array(values, np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{array[~np.isfinite(array)][0]} in its observation or reward")
+    return array

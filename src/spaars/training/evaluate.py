@@ -1,9 +1,10 @@
 """Evaluation: fixed episodes apart from training's, deterministic policy, whole population."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,9 @@ import numpy as np
 from spaars import seeding
 from spaars.algos.agent import Agent, SkillAgent
 from spaars.safety import SafetyConfig
+from spaars.training import population
 from spaars.training.envs import MakeEnv
-from spaars.training.population import Mapping, over_seeds
+from spaars.training.population import over_seeds
 
 UNLIMITED = SafetyConfig()
 
@@ -24,6 +26,57 @@ class EvalResult(NamedTuple):
     lengths: np.ndarray
     terminated: np.ndarray
     facts: dict[str, np.ndarray]
+
+
+def evaluation_seed(seed: int, index: int) -> int:
+    """What the index-th evaluation episode of a training seed is reset with."""
+    return seeding.episode_seed(seeding.EVAL_EPISODE, seed, index)
+
+
+def run_episodes(
+    envs: Sequence[Sequence[gymnasium.Env]],
+    reset_seeds: Sequence[Sequence[int]],
+    act: Callable[[np.ndarray, int], tuple[Any, Mapping[str, Any]]],
+) -> EvalResult:
+    """An episode in every env (S, n), all in lockstep.
+
+    `act` gives actions (S, n, act) and facts (S, n) for observations (S, n, obs) and the step.
+    """
+    shape = (len(envs), len(envs[0]))
+    observations = np.stack(
+        [
+            [
+                np.array(env.reset(seed=reset_seed)[0], np.float32)
+                for env, reset_seed in zip(row, seeds, strict=True)
+            ]
+            for row, seeds in zip(envs, reset_seeds, strict=True)
+        ]
+    )
+    returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
+    running, terminated = np.ones(shape, bool), np.zeros(shape, bool)
+    totals: dict[str, np.ndarray] = {}
+    step = 0
+    while running.any():
+        device_actions, facts = act(observations, step)
+        actions = np.asarray(device_actions)
+        for name, value in facts.items():
+            total = totals.setdefault(name, np.zeros(shape))
+            total += np.where(running, np.asarray(value), 0.0)
+        for s, i in zip(*np.nonzero(running), strict=True):
+            observation, reward, term, trunc, _ = envs[s][i].step(actions[s, i])
+            observations[s, i] = observation
+            returns[s, i] += float(reward)
+            lengths[s, i] += 1
+            terminated[s, i] = term
+            running[s, i] = not (term or trunc)
+        step += 1
+    visited = lengths.sum(1)
+    return EvalResult(
+        returns,
+        lengths,
+        terminated,
+        {name: total.sum(1) / visited for name, total in totals.items()},
+    )
 
 
 class Evaluator:
@@ -43,7 +96,7 @@ class Evaluator:
         *,
         stochastic: bool = False,
         offset: int = 0,
-        mapping: Mapping = "auto",
+        mapping: population.Mapping = "auto",
         safety: SafetyConfig = UNLIMITED,
     ):
         self.agent, self.seeds, self.episodes = agent, list(seeds), episodes
@@ -58,23 +111,13 @@ class Evaluator:
             self._choose = jax.jit(partial(_choose, agent, stochastic, mapping))
 
     def __call__(self, acting: Any) -> EvalResult:
-        shape = (len(self.seeds), self.episodes)
-        observations = np.stack(
-            [
-                [
-                    np.array(env.reset(seed=self._reset_seed(seed, i))[0], np.float32)
-                    for i, env in enumerate(envs)
-                ]
-                for seed, envs in zip(self.seeds, self.envs, strict=True)
-            ]
-        )
         keys = jnp.stack([seeding.stream(seed, seeding.EVALUATION) for seed in self.seeds])
-        returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
-        running, terminated = np.ones(shape, bool), np.zeros(shape, bool)
-        totals: dict[str, np.ndarray] = {}
-        executed = np.full((*shape, self.envelope.dim), np.nan, np.float32)
-        step, skills = 0, None
-        while running.any():
+        skills: Any = None
+        shape = (len(self.seeds), self.episodes, self.envelope.dim)
+        executed = np.full(shape, np.nan, np.float32)
+
+        def act(observations: np.ndarray, step: int) -> tuple[Any, dict[str, Any]]:
+            nonlocal skills, executed
             if self.skill_length is not None and step % self.skill_length == 0:
                 skills = self._choose(acting, observations, keys, np.int32(step))
             device_actions, facts = self._act(acting, observations, skills, keys, np.int32(step))
@@ -82,27 +125,15 @@ class Evaluator:
             executed = self.envelope(requested, executed)
             if self.safety.limits_actions:
                 facts = facts | {"clipped_steps": (executed != requested).any(-1)}
-            for name, value in facts.items():
-                total = totals.setdefault(name, np.zeros(shape))
-                total += np.where(running, np.asarray(value), 0.0)
-            for s, i in zip(*np.nonzero(running), strict=True):
-                observation, reward, term, trunc, _ = self.envs[s][i].step(executed[s, i])
-                observations[s, i] = observation
-                returns[s, i] += float(reward)
-                lengths[s, i] += 1
-                terminated[s, i] = term
-                running[s, i] = not (term or trunc)
-            step += 1
-        visited = lengths.sum(1)
-        return EvalResult(
-            returns,
-            lengths,
-            terminated,
-            {name: total.sum(1) / visited for name, total in totals.items()},
-        )
+            return executed, facts
+
+        reset_seeds = [
+            [self._reset_seed(seed, i) for i in range(self.episodes)] for seed in self.seeds
+        ]
+        return run_episodes(self.envs, reset_seeds, act)
 
     def _reset_seed(self, seed: int, index: int) -> int:
-        return seeding.episode_seed(seeding.EVAL_EPISODE, seed, self.offset + index)
+        return evaluation_seed(seed, self.offset + index)
 
     def close(self) -> None:
         for envs in self.envs:
@@ -113,7 +144,7 @@ class Evaluator:
 def _act(
     agent: Agent,
     stochastic: bool,
-    mapping: Mapping,
+    mapping: population.Mapping,
     acting: Any,
     observations: Any,
     skills: Any,
@@ -133,7 +164,7 @@ def _act(
 def _choose(
     agent: SkillAgent,
     stochastic: bool,
-    mapping: Mapping,
+    mapping: population.Mapping,
     acting: Any,
     observations: Any,
     keys: Any,

@@ -63,6 +63,9 @@ class OnlineConfig:
     """Environment steps before the first online update."""
     replay_capacity: int | None = None
     """Online transitions kept per seed; None keeps them all."""
+    env_errors: int = 10
+    """Times per seed that the env may raise or give NaN: its episode is cut there, the event is
+    logged, and training goes on. Methods with skills stop at the first."""
 
     def mixture(self, discount: float) -> Mixture:
         return Mixture(
@@ -228,7 +231,33 @@ class OnlineLoop:
             previous = self.envs.previous_actions if limited else None
             actions = self.envelope(requested, previous)
             observations = self.envs.observations.copy()
-            next_observations, rewards, terminated, truncated, finished = self.envs.step(actions)
+            step_before = self.envs.step(actions)
+            next_observations, rewards, terminated, truncated, finished = step_before
+            while (failed := self.envs.failed.copy()).any():
+                # Those envs are in a new episode: the policy looks again, and the step is theirs.
+                self._refuse_failure_in_skill()
+                observations[failed] = self.envs.observations[failed]
+                if ends:
+                    ends[-1][failed] = True
+                else:
+                    before[failed] = np.nan
+                if step >= self.config.random_steps:
+                    again, _ = self._act(
+                        acting,
+                        proven,
+                        self.deployment.explores,
+                        self.envs.observations,
+                        running,
+                        self.act_keys,
+                        step,
+                    )
+                    requested = np.where(failed[:, None], np.asarray(again), requested)
+                limited_again = self.envelope(requested, np.full_like(requested, np.nan))
+                actions = np.where(failed[:, None], limited_again, actions)
+                second = self.envs.step(actions, again=failed)
+                for found, redone in zip(step_before[:4], second[:4], strict=True):
+                    found[failed] = redone[failed]
+                finished += second[4]
             asked.append(requested)
             ends.append(terminated | truncated)
             costs.append(self.envs.costs.copy())
@@ -261,6 +290,14 @@ class OnlineLoop:
         reported = ~np.isnan(costs)
         self.costs = np.where(reported.any(0), np.where(reported, costs, 0.0).sum(0), np.nan)
         return chunk, of_steps, conduct, episodes, verdicts
+
+    def _refuse_failure_in_skill(self) -> None:
+        if self.skills is not None:
+            failure = self.envs.failures[-1]
+            raise RunError(
+                f"seed {failure.seed}: the env failed at step {failure.env_step} "
+                f"({failure.reason}). Methods with skills cannot go on inside one; mend the env."
+            )
 
     def _refuse_broken_skill(self, episode: Episode) -> None:
         if self.skills is not None and self.envs.env_steps % self.skills.skill_length:

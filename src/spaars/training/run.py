@@ -2,14 +2,20 @@
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
 
 from spaars.data import Dataset, check_against_env, load_dataset
-from spaars.errors import RunError
+from spaars.errors import ConfigError, DataError, RunError
 from spaars.report import write_report
-from spaars.tasks import Task, get_task
+from spaars.tasks import Task, env_task, get_task
+from spaars.tasks.any_env import describe_env
 from spaars.training import checks
 from spaars.training import config as configs
 from spaars.training.checkpoint import load_checkpoint
@@ -26,17 +32,27 @@ from spaars.training.trainer import Progress, Run, Stopped, Trainer
 
 
 def train(
-    config: TrainConfig,
+    config: TrainConfig | None = None,
     out: str | Path | None = None,
     *,
+    env: str | Callable[..., gymnasium.Env] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_message: Callable[[str], None] | None = None,
+    **changes: Any,
 ) -> Run:
     """Train from nothing into the new directory `out`. Everything is checked before computing.
+
+    Either a `config`, or an `env` (`spaars.env_task`) and what `preset_config` takes: `method`,
+    `preset`, `dataset`, ...
 
     Raises ConfigError, DataError or RunError with a one-line remedy; Stopped after Ctrl-C.
     """
     started = time.monotonic()
+    if (config is None) == (env is None) or (config is not None and changes):
+        raise ConfigError("train takes a config, or an env with `dataset` and further settings.")
+    if config is None:
+        assert env is not None
+        config = configs.preset_config(env_task(env).name, **changes)
     checks.check(config)
     checks.refuse_unread(config)
     revision = git_revision()  # now: the tree may change while the data are recorded
@@ -51,9 +67,9 @@ def train(
         raise RunError(f"{run_dir} exists and is no run directory. Choose another --out.")
     made = make_directories(run_dir)  # now, so that a missing permission costs no compute
     try:
-        dataset = _load(config, task, on_progress)
+        dataset, facts = _load(config, task, on_progress)
         config = configs.resolved(config, dataset)
-        write_json(run_dir / "config.json", describe_run(config, dataset, revision))
+        write_json(run_dir / "config.json", describe_run(config, dataset, revision, facts))
     except BaseException:
         for directory in made:
             if not any(directory.iterdir()):
@@ -80,7 +96,7 @@ def resume(
     if summary.exists():
         raise RunError(f"{path} is finished; see {path / 'report.html'}.")
     task = get_task(config.task)
-    dataset = _load(config, task, on_progress)
+    dataset, _ = _load(config, task, on_progress)
     if dataset.sha256 != described["dataset"]["sha256"]:
         raise RunError(
             f"{path}: the dataset has changed since the run began (sha256 {dataset.sha256[:12]}, "
@@ -106,20 +122,63 @@ def _says_how_to_go_on(run_dir: Path) -> Iterator[None]:
 
 def _load(
     config: TrainConfig, task: Task, on_progress: Callable[[Progress], None] | None
-) -> Dataset:
+) -> tuple[Dataset, dict[str, Any]]:
+    """The checked dataset, and how the env was brought into form."""
+
     def progress(done: int, total: int) -> None:
         if on_progress:
             on_progress(Progress("data", done, total, {}))
 
+    env = task.make_env()  # what is wrong with it is told before anything is recorded
+    env.close()
+    if config.dataset is None and task.behaviour is None and not task.subtasks:
+        raise ConfigError(f"{task.name} embeds no data: give --dataset PATH.")
     dataset = load_dataset(task, config.dataset, config.transitions, progress=progress)
-    env = task.make_env()
-    try:
-        check_against_env(
-            dataset,
-            env.observation_space.shape[0],  # type: ignore[index]
-            env.action_space.shape[0],  # type: ignore[index]
-            task.env_id,
+    facts = describe_env(env)
+    check_parts(dataset, facts, task.env_id)
+    check_against_env(
+        dataset,
+        env.observation_space.shape[0],  # type: ignore[index]
+        env.action_space.shape[0],  # type: ignore[index]
+        task.env_id,
+    )
+    return dataset, facts
+
+
+def check_parts(dataset: Dataset, facts: dict[str, Any], env_name: str) -> None:
+    """Raises DataError where data and env name their observations or bound their actions
+    differently; warns where the data do not say what their actions mean."""
+    description = dataset.description
+    theirs, ours = facts.get("observations", []), [list(p) for p in description.observations]
+    if theirs and len(ours) > 1 and ours != theirs:
+        names = [_dimensions(ours), _dimensions(theirs)]
+        n = max(map(len, names))
+        rows = zip(*(side + ["nothing"] * (n - len(side)) for side in names), strict=True)
+        wrong = [f"{i}: {a} in the data, {b} in the env" for i, (a, b) in enumerate(rows) if a != b]
+        raise DataError(
+            f"{dataset.label}: observations are not those of {env_name}. Dimension "
+            f"{'; '.join(wrong[:10])}{'; ...' if len(wrong) > 10 else ''}. Convert the data with "
+            "`spaars data convert ... --columns observations=...` in the env's order, by name."
         )
-    finally:
-        env.close()
-    return dataset
+    if "action_low" not in facts:
+        return
+    if not description.action_low:
+        warnings.warn(
+            f"{dataset.label}: the data do not say what their actions -1 and 1 mean; taken for "
+            f"those of {env_name}, low {facts['action_low']} high {facts['action_high']}",
+            stacklevel=2,
+        )
+        return
+    for name in ("action_low", "action_high"):
+        data, env = np.array(getattr(description, name)), np.array(facts[name])
+        if len(data) == len(env) and not np.allclose(data, env, rtol=1e-4):
+            i = int(np.argmax(np.abs(data - env)))
+            raise DataError(
+                f"{dataset.label}: actions were rescaled with other bounds than those of "
+                f"{env_name}: dimension {i} has {name} {data[i]:g} in the data, {env[i]:g} in the "
+                "env. Convert the data with the env's --action-low and --action-high."
+            )
+
+
+def _dimensions(parts: list[Any]) -> list[str]:
+    return [f"{name}[{i}]" for name, width in parts for i in range(width)]

@@ -5,6 +5,7 @@ config.json  metrics.jsonl  summary.json  report.html  figures/  tensorboard/  c
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from spaars.training.provenance import command_line, versions
 def default_run_dir(config: TrainConfig) -> Path:
     """runs/TASK-METHOD-PRESET-sSEEDS[-N], the first that does not exist."""
     seeds = "-".join(str(seed) for seed in config.seeds)
-    base = Path("runs") / f"{config.task}-{config.method}-{config.preset}-s{seeds}"
+    task = re.sub(r"[^\w.-]+", "_", config.task).strip("_")
+    base = Path("runs") / f"{task}-{config.method}-{config.preset}-s{seeds}"
     path, n = base, 2
     while path.exists():
         path, n = base.with_name(f"{base.name}-{n}"), n + 1
@@ -74,11 +76,18 @@ def write_json(path: Path, value: Any) -> None:
         file.write((json.dumps(value, indent=1) + "\n").encode())
 
 
-def describe_run(config: TrainConfig, dataset: Dataset, revision: str) -> dict[str, Any]:
-    """The content of config.json: everything resolved, and what made it."""
+def describe_run(
+    config: TrainConfig, dataset: Dataset, revision: str, env: dict[str, Any]
+) -> dict[str, Any]:
+    """The content of config.json: everything resolved, and what made it.
+
+    `env`: how the env was brought into form (`spaars.tasks.any_env.describe_env`).
+    """
+    facts = {"env": env} if env else {}
     return {
         "config": configs.to_json(config),
         "dataset": describe_dataset(dataset),
+        **facts,
         "versions": versions(),
         "git_revision": revision,
         "command": command_line(),

@@ -174,7 +174,8 @@ class Trainer:
 
     def run_online(self, checkpoint: Checkpoint | None) -> None:
         c = self.config
-        envs = EnvPopulation(partial(self.task.make_env, training=True), c.seeds)
+        make_env = partial(self.task.make_env, training=True)
+        envs = EnvPopulation(make_env, c.seeds, c.online.env_errors)
         evaluator = Evaluator(
             self.agent, self.task.make_env, c.seeds, c.evaluation.episodes, safety=c.safety
         )
@@ -226,6 +227,7 @@ class Trainer:
                 metrics, episodes, verdicts = loop.run_chunk()
                 self.log_episodes(episodes)
                 self.log_verdicts(verdicts)
+                self.log_failures(envs)
                 self.keep_budget(loop)
                 self.after_chunk(loop, metrics)
         finally:
@@ -390,6 +392,16 @@ class Trainer:
         for episode, (event, reason) in verdicts:
             seed, step = episode.seed, episode.env_step
             self.metrics.write("event", seed=seed, step=step, event=event, reason=reason)
+
+    def log_failures(self, envs: EnvPopulation) -> None:
+        """A cut episode is an event, and no episode: its return says nothing of its actor."""
+        for f in envs.failures:
+            reason = f"{f.reason}; episode cut after {f.length} steps"
+            self.metrics.write(
+                "event", seed=f.seed, step=f.env_step, event="env_error", reason=reason
+            )
+            self.message(f"seed {f.seed}: the env failed at step {f.env_step}: {reason}")
+        envs.failures = []
 
     def accumulate(self, metrics: dict[str, np.ndarray]) -> None:
         """Add to the running means; NaN means 'not applicable' and does not count."""
