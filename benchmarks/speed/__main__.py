@@ -28,9 +28,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, help="default: 5, with --quick 2")
     parser.add_argument("--out", type=Path, help="write what was measured to this JSON file")
     parser.add_argument("--env-dir", type=Path, help="of peers: where their environments lie")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help="of ours: a measurement's length; default: 2, with --quick 0.3",
+    )
     args = parser.parse_args()
     if args.part == "peers" and args.env_dir is None:
         parser.error("peers needs --env-dir DIR; their packages are installed there")
+    args.seconds = args.seconds or (0.3 if args.quick else 2.0)
     args.repetitions = args.repetitions or (2 if args.quick else 5)
     return args
 
@@ -59,20 +65,22 @@ def main() -> None:
         print(f"measuring: {what}", file=sys.stderr, flush=True)
 
     if args.part == "ours":
-        record |= everything.run(args.quick, args.repetitions, say)
-        print(tables.ours(record))
+        parts = everything.run(args.quick, args.repetitions, args.seconds, say)
     elif args.part == "peers":
-        record |= peers.run(args.env_dir, args.quick, args.repetitions, say)
-        print(tables.peers(record))
+        parts = peers.run(args.env_dir, args.quick, args.repetitions, say)
     else:
-        record |= scaling.run(args.quick, say)
-        print(tables.scaling(record))
-    record["machine"]["load_average_after"] = measure.machine()["load_average"]
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-        if args.part == "scaling":
-            scaling.plot(record, args.out.with_suffix(".png"))
+        parts = scaling.run(args.quick, say)
+    for part in parts:
+        record |= part
+        record["machine"]["load_average_after"] = measure.machine()["load_average"]
+        if args.out:  # now: an interrupted run keeps what it has measured
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    print(
+        {"ours": tables.ours, "peers": tables.peers, "scaling": tables.scaling}[args.part](record)
+    )
+    if args.out and args.part == "scaling":
+        scaling.plot(record, args.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """The benchmark itself: what `python -m benchmarks.speed` measures of our own code."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ from benchmarks.speed.measure import Case, Record, fresh_process, ratios, spread
 from spaars.data import Dataset
 from spaars.data.sources.write import save_npz
 from spaars.training.envs import EnvPopulation
-from spaars.training.online import OnlineLoop
 
 GEMM_BATCHES = (128, 256, 512, 1024, 4096)
 WIDTH = 256
@@ -31,93 +29,84 @@ def products(batch: int, length: int = 200) -> Case:
     def run(x: jax.Array, weight: jax.Array) -> jax.Array:
         return jax.lax.scan(lambda x, _: (x @ weight, None), x, None, length)[0]
 
-    work = lambda: run(x, weight).block_until_ready()  # noqa: E731
-    return Case(f"{batch}x{WIDTH}x{WIDTH}", 2.0 * batch * WIDTH**2 * length, work)
+    return Case(
+        f"{batch}x{WIDTH}x{WIDTH}",
+        2.0 * batch * WIDTH**2 * length,
+        lambda: run(x, weight).block_until_ready(),
+    )
 
 
-def updates(rows: int) -> list[work.Update]:
-    """Every kind of update, at the methods' own settings."""
-    data = work.Data.make(rows)
+def rates(quick: bool, repetitions: int, seconds: float) -> Record:
+    """Of products, updates and whole loops, all in turn; `quick`: three kinds, less data."""
+    data = work.Data.make(100_000 if quick else 1_000_000)
     spaars, iql, supe = (work.config_of(name) for name in ("spaars", "iql", "supe"))
-    found = [
-        work.offline_updates("CVAE prior", spaars, "prior", data),
-        work.offline_updates("OPAL prior", supe, "prior", data, block=20),
-        work.offline_updates("IQL offline start", spaars, "offline", data),
-        work.offline_updates("IQL (peer)", iql, "offline", data),
+    sac = work.config_of("sac", online={"random_steps": 0})
+    # Four steps a chunk: 20 updates each are enough to time.
+    rlpd = work.config_of("rlpd", online={"random_steps": 0, "chunk": 4})
+
+    offline = {"IQL offline start": (spaars, "offline", 100)}
+    online = {"gated phase": (spaars, True), "SAC": (sac, False)}
+    if not quick:
+        offline |= {
+            "CVAE prior": (spaars, "prior", 100),
+            "OPAL prior": (supe, "prior", 20),
+            "IQL (peer)": (iql, "offline", 100),
+        }
+        online |= {"latent phase": (spaars, False), "RLPD": (rlpd, False)}
+
+    gemms = [products(batch) for batch in GEMM_BATCHES]
+    updates = [
+        work.offline_updates(name, config, phase, data, block)
+        for name, (config, phase, block) in offline.items()
     ]
-    online = {
-        "latent phase": (spaars, False),
-        "gated phase": (spaars, True),
-        "SAC": (work.config_of("sac"), False),
-        # Four steps a chunk: 20 updates each are enough to time.
-        "RLPD": (work.config_of("rlpd", online={"chunk": 4}), False),
-    }
+    loops = []
     for name, (config, armed) in online.items():
-        loop = work.online_loop(config, data, armed)
-        found.append(work.online_updates(name, config, loop))
-    return found
+        loop = work.online_loop(config, data, armed, env=work.hopper)
+        loop.envs.env_steps = config.online.learning_starts
+        updates.append(work.online_updates(name, config, loop))
+        loops.append(Case(f"{name}, loop", config.online.chunk, loop.run_chunk))
+    cases = [*gemms, *(update.case for update in updates), *loops, env_steps()]
+    found = measure.rates(cases, repetitions, seconds)
 
-
-def rates_of_updates(rows: int, repetitions: int, seconds: float) -> Record:
-    """Updates per second, and which share of the products' rate their operations make."""
-    gemms, kinds = [products(batch) for batch in GEMM_BATCHES], updates(rows)
-    found = measure.rates([*gemms, *(u.case for u in kinds)], repetitions, seconds)
     shapes = {case.name: spread([r / 1e9 for r in found[case.name]]) for case in gemms}
-    best = max(shapes, key=lambda name: shapes[name]["median"])
-    table = {}
-    for update in kinds:
-        rate = found[update.case.name]
-        table[update.case.name] = {
+    ceiling = max(shapes, key=lambda name: shapes[name]["median"])
+    record: Record = {
+        "gemm_gflop_per_second": {"ceiling": ceiling, "shapes": shapes},
+        "updates": {},
+        "env_steps_per_second": spread(found["env"]),
+        "loops": {},
+    }
+    for update in updates:
+        name, per_second = update.case.name, found[update.case.name]
+        record["updates"][name] = {
             "gflop_per_update": float(f"{update.flops / 1e9:.4g}"),
-            "updates_per_second": spread(rate),
+            "updates_per_second": spread(per_second),
             "share_of_ceiling": spread(
-                [r * update.flops / ceiling for r, ceiling in zip(rate, found[best], strict=True)]
+                [r * update.flops / c for r, c in zip(per_second, found[ceiling], strict=True)]
             ),
         }
-    return {"gemm_gflop_per_second": {"ceiling": best, "shapes": shapes}, "updates": table}
+    for name, (config, _) in online.items():
+        whole = found[f"{name}, loop"]
+        in_steps = [rate / config.online.utd for rate in found[name]]
+        slower = [min(pair) for pair in zip(in_steps, found["env"], strict=True)]
+        record["loops"][name] = {
+            "steps_per_second": spread(whole),
+            "updates_alone": spread(in_steps),
+            "share_of_the_slower": spread(ratios(whole, slower)),
+        }
+    return record
 
 
-def loop_cases(name: str, config: Any, loop: OnlineLoop) -> list[Case]:
-    """The whole loop, and what it is made of, each in environment steps."""
-    envs = EnvPopulation(work.hopper, config.seeds)
-    steps = config.online.chunk
+def env_steps(steps: int = 200) -> Case:
+    """Hopper-v4 alone, as the loop steps it, with random actions."""
+    envs = EnvPopulation(work.hopper, (0,))
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, (steps, 1, work.ACTIONS))
 
-    def step_envs() -> None:
+    def run() -> None:
         for action in actions.astype(np.float32):
             envs.step(action)
 
-    return [
-        Case(f"{name}: loop", steps, loop.run_chunk),
-        Case(f"{name}: updates only", steps, loop.update),
-        Case(f"{name}: env only", steps, step_envs),
-    ]
-
-
-def rates_of_loops(rows: int, repetitions: int, seconds: float) -> Record:
-    """Environment steps per second of the whole online loop on Hopper-v4, and of its parts."""
-    data = work.Data.make(rows)
-    spaars, sac = work.config_of("spaars"), work.config_of("sac", online={"random_steps": 0})
-    setups = {"latent phase": (spaars, False), "gated phase": (spaars, True), "SAC": (sac, False)}
-    cases: list[Case] = []
-    for name, (config, armed) in setups.items():
-        loop = work.online_loop(config, data, armed, env=work.hopper)
-        loop.envs.env_steps = config.online.learning_starts
-        cases += loop_cases(name, config, loop)
-    found = measure.rates(cases, repetitions, seconds)
-    table = {}
-    for name in setups:
-        loops, only_updates, only_env = (
-            found[f"{name}: {part}"] for part in ("loop", "updates only", "env only")
-        )
-        slower = [min(pair) for pair in zip(only_updates, only_env, strict=True)]
-        table[name] = {
-            "loop": spread(loops),
-            "updates_only": spread(only_updates),
-            "env_only": spread(only_env),
-            "share_of_the_slower": spread(ratios(loops, slower)),
-        }
-    return table
+    return Case("env", steps, run)
 
 
 def time_to_first_update(repetitions: int) -> Record:
@@ -173,15 +162,14 @@ def _dataset(rows: int) -> Dataset:
     )
 
 
-def run(quick: bool, repetitions: int, say: Callable[[str], None]) -> Record:
-    """All of it; `quick` measures shortly, on less data."""
-    rows, seconds = (100_000, 0.3) if quick else (1_000_000, 2.0)
-    say("updates")
-    found = rates_of_updates(rows, repetitions, seconds)
-    say("whole loops")
-    found["loops"] = rates_of_loops(rows, repetitions, seconds)
-    say("time to the first update")
-    found["first_update"] = time_to_first_update(1 if quick else repetitions)
-    say("memory")
-    found["memory"] = peak_memory(rows, 300_000)
-    return found
+def run(
+    quick: bool, repetitions: int, seconds: float, say: Callable[[str], None]
+) -> Iterator[Record]:
+    """All of it, part by part; `quick`: only the rates, and not all of these."""
+    say("rates of updates and loops")
+    yield rates(quick, repetitions, seconds)
+    if not quick:
+        say("time to the first update")
+        yield {"first_update": time_to_first_update(repetitions)}
+        say("memory")
+        yield {"memory": peak_memory(1_000_000, 300_000)}

@@ -25,7 +25,9 @@ def count(fn: Any, state: Any, *args: Any) -> float:
         return fn(jax.tree.unflatten(tree, known), *args)
 
     lowered = jax.jit(at_this_state).lower(arrays, *args)
-    quick = {"xla_backend_optimization_level": "0"}  # of the machine code, which nobody runs
+    quick: dict[str, str | bool] = {
+        "xla_backend_optimization_level": "0"
+    }  # of the machine code, which nobody runs
     analysis = lowered.compile(compiler_options=quick).cost_analysis()
     assert analysis is not None
     return float(analysis["flops"])

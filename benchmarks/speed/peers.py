@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,7 +77,9 @@ def installed(python: Path) -> list[str]:
     return [line for line in frozen.stdout.split() if line.split("==")[0] in SHOWN]
 
 
-def run(env_dir: Path, quick: bool, repetitions: int, say: Callable[[str], None]) -> Record:
+def run(
+    env_dir: Path, quick: bool, repetitions: int, say: Callable[[str], None]
+) -> Iterator[Record]:
     """Rates of all workers, `repetitions` times in turn, and ours over the peers'."""
     pythons: dict[str, Path | str] = {OURS: sys.executable}
     versions = {}
@@ -99,7 +101,7 @@ def run(env_dir: Path, quick: bool, repetitions: int, say: Callable[[str], None]
     finally:
         for worker in workers.values():
             worker.end()
-    return {
+    yield {
         "peer_versions": versions,
         "rates": {
             name: {"unit": todo[name].unit, "rate": spread(rates)} for name, rates in found.items()

@@ -1,7 +1,7 @@
 """What an update of the gated phase costs as one thing at a time grows."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,18 @@ def words(axis: str, value: int) -> tuple[str, ...]:
     return (json.dumps(changes), str(rows), str(observations), str(RING))
 
 
-def run(quick: bool, say: Callable[[str], None]) -> Record:
-    """Every point in a process of its own, so that memory is its own; `quick`: an axis' ends."""
-    points = []
+def run(quick: bool, say: Callable[[str], None]) -> Iterator[Record]:
+    """The points so far, again and again; `quick`: only an axis' ends.
+
+    Each is measured in a process of its own, so that memory is its own.
+    """
+    points: list[Record] = []
     for axis, values in AXES.items():
         for value in (values[0], values[-1]) if quick else values:
             say(f"{axis}: {value:,}")
             measured = fresh_process("benchmarks.speed.fresh", "point", *words(axis, value))
             points.append({"axis": axis, "value": value, **measured})
-    return {"points": points}
+            yield {"points": points}
 
 
 def plot(record: Record, path: Path) -> None:

@@ -21,29 +21,32 @@ def ours(record: Record) -> str:
     loops = [
         (
             name,
-            *(span(row[part]) for part in ("loop", "updates_only", "env_only")),
+            span(row["steps_per_second"]),
+            span(row["updates_alone"]),
             span(row["share_of_the_slower"], percent=True),
         )
         for name, row in record["loops"].items()
     ]
-    first = [
-        (mark, *(span(record["first_update"][kind][mark]) for kind in ("cold", "warm")))
-        for mark in record["first_update"]["cold"]
+    parts = [
+        table(("products, float32", "GFLOP/s"), shapes),
+        f"Ceiling: {gemm['ceiling']}.",
+        table(("update", "GFLOP", "updates/s", "of the ceiling"), kinds),
+        f"Hopper-v4 alone: {span(record['env_steps_per_second'])} steps/s.",
+        table(("loop, env steps/s", "whole", "updates alone", "of the slower part"), loops),
     ]
-    memory = record["memory"]
-    mib = {name: f"{memory[name] / 2**20:,.0f} MiB" for name in ("large", "small", "arrays")}
-    return "\n\n".join(
-        (
-            table(("products, float32", "GFLOP/s"), shapes),
-            f"Ceiling: {gemm['ceiling']}.",
-            table(("update", "GFLOP", "updates/s", "of the ceiling"), kinds),
-            table(("loop, steps/s", "whole", "updates only", "env only", "of the slower"), loops),
-            table(("seconds to", "cold", "warm"), first),
+    if "first_update" in record:
+        cold, warm = record["first_update"]["cold"], record["first_update"]["warm"]
+        rows = [(mark, span(cold[mark]), span(warm[mark])) for mark in cold]
+        parts.append(table(("seconds to", "cold", "warm"), rows))
+    if "memory" in record:
+        memory = record["memory"]
+        mib = {name: f"{memory[name] / 2**20:,.0f} MiB" for name in ("large", "small", "arrays")}
+        parts.append(
             f"Memory at {memory['offline_rows']:,} offline and {memory['online_rows']:,} online "
             f"transitions: {mib['large']}, {mib['small']} with hardly any; arrays: "
-            f"{mib['arrays']}; ratio {memory['over_arrays']:.2f}.",
+            f"{mib['arrays']}; ratio {memory['over_arrays']:.2f}."
         )
-    )
+    return "\n\n".join(parts)
 
 
 def peers(record: Record) -> str:
