@@ -9,6 +9,7 @@ prints a JSON object. `benchmarks.speed.measure.fresh_process` runs it.
 
 import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ def since_start() -> float:
     if one_core():
         return time.process_time()
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / 100
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def first_update() -> Record:

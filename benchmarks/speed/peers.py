@@ -74,7 +74,8 @@ def installed(python: Path) -> list[str]:
     frozen = subprocess.run(
         [python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True
     )
-    return [line for line in frozen.stdout.split() if line.split("==")[0] in SHOWN]
+    lines = frozen.stdout.split()
+    return [line for line in lines if line.split("==")[0].lower().replace("_", "-") in SHOWN]
 
 
 def run(
