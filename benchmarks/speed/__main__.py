@@ -1,9 +1,9 @@
 """Speed of this machine, of every update, of the whole loop, and of the peers: docs/speed.md.
 
-    python -m benchmarks.speed --out results/speed/NAME.json        # all of ours
-    python -m benchmarks.speed --quick                              # three kinds of update, two loops; 75 s of one core
-    python -m benchmarks.speed peers --env-dir DIR                  # against other libraries
-    python -m benchmarks.speed scaling                              # cost as work grows
+    python -m benchmarks.speed --out results/speed/NAME.json   # all of ours
+    python -m benchmarks.speed --quick                         # a look: three updates, two loops
+    python -m benchmarks.speed peers --env-dir DIR             # against other libraries
+    python -m benchmarks.speed scaling                         # cost as work grows
 
 from the repository root.
 """
