@@ -46,8 +46,8 @@ def export(
     index = index_of(run_dir, config, seed)
     if config.safety.limits_actions:
         raise RunError(
-            f"{run_dir} limits actions (--safety.*), and an exported file could not hold a robot to "
-            "that. Use `spaars.load_policy` on the run, which does."
+            f"{run_dir} limits actions (--safety.*), and an exported file could not hold a robot "
+            "to that. Use `spaars.load_policy` on the run, which does."
         )
     suffix = f".{format}"
     path = Path(out) if out is not None else run_dir / f"policy-s{config.seeds[index]}{suffix}"

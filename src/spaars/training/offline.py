@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spaars.algos.agent import Agent, Phase
 from spaars.data.replay import Batch, sample_offline, window
@@ -34,18 +35,18 @@ class OfflineLoop:
         index = [p.name for p in self.agent.offline_phases()].index(phase.name)
         if (phase.name, updates) not in self._compiled:
             self._compiled[phase.name, updates] = jax.jit(
-                partial(_scan, phase, updates, self.mapping), donate_argnums=0
+                partial(_scan, phase, index, updates, self.mapping), donate_argnums=0
             )
-        # The key of an update depends on its phase and number alone, not on how it is chunked.
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(self.keys)
+        # Both transfers are explicit: a test forbids any other (tests/training/test_speed.py).
         state, metrics = self._compiled[phase.name, updates](
-            state, self.offline, self.windows, keys, jnp.int32(done)
+            state, self.offline, self.windows, self.keys, jax.device_put(np.int32(done))
         )
         return state, jax.device_get(metrics)
 
 
 def _scan(
     phase: Phase,
+    index: int,
     updates: int,
     mapping: Mapping,
     state: Any,
@@ -55,6 +56,9 @@ def _scan(
     done: Any,
 ) -> Any:
     def one(state: Any, key: Any) -> Any:
+        # The key of an update depends on its phase and number alone, not on how it is chunked.
+        key = jax.random.fold_in(key, index)
+
         def update(state: Any, number: Any) -> Any:
             sample_key, update_key = jax.random.split(jax.random.fold_in(key, number))
             shape = (phase.batch_size,)

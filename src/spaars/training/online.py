@@ -151,14 +151,15 @@ class OnlineLoop:
         )
         self.replay = self.replay._replace(episodes=jnp.asarray(newest))
         if self.envs.env_steps > self.config.learning_starts:
-            self.state, update_metrics = self._update(
-                self.state,
-                self.replay,
-                self.update_keys,
-                np.int32(self.envs.env_steps),
-            )
-            metrics = facts | jax.device_get(update_metrics)
+            metrics = facts | self.update()
         return metrics, episodes, verdicts
+
+    def update(self) -> dict[str, np.ndarray]:
+        """K x UTD updates on what is stored, in one call. Returns means per seed (S,)."""
+        # Both transfers are explicit: a test forbids any other (tests/training/test_speed.py).
+        step = jax.device_put(np.int32(self.envs.env_steps))
+        self.state, metrics = self._update(self.state, self.replay, self.update_keys, step)
+        return jax.device_get(metrics)
 
     def evidence(self) -> dict[str, Any]:
         """The agent's own measurements on a fresh batch, leaves (S,)."""

@@ -1,0 +1,36 @@
+"""SBX SAC on Hopper-v4: environment steps of the whole loop, an update each.
+
+    python -m benchmarks.speed.peer_sbx STEPS CHUNK plain|layer-norm
+
+Two hidden layers of 256, batches of 256, two critics, its other settings as they come; CHUNK
+steps, then as many updates (its default: 1).
+"""
+
+import sys
+import warnings
+
+from sbx import SAC
+
+from benchmarks.speed import worker
+
+
+def main(steps: int, chunk: int, critics: str) -> None:
+    warnings.simplefilter("ignore")  # Hopper-v4 is said to be out of date
+    model = SAC(
+        "MlpPolicy",
+        "Hopper-v4",
+        learning_starts=1_000,
+        train_freq=chunk,
+        gradient_steps=chunk,
+        batch_size=256,
+        buffer_size=300_000,
+        policy_kwargs={"net_arch": [256, 256], "layer_norm": critics == "layer-norm"},
+        seed=0,
+        device="cpu",
+    )
+    model.learn(1_100)
+    worker.serve(steps, lambda: model.learn(steps, reset_num_timesteps=False))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
