@@ -58,15 +58,15 @@ def agents_own(agent, acting, batches):
     return steps
 
 
-def assert_same(computed, expected):
+def assert_same(computed, expected, tolerance=1e-5):
     actions, facts = expected
     same = np.ones(len(actions), bool)
     if "gate_advantage" in computed:
         advantage = computed["gate_advantage"][:, 0]
         same = (advantage > 0.0) == (facts["gate"] > 0.0)
-        assert (np.abs(advantage[~same]) < 1e-5).all()  # only rounding may decide otherwise
+        assert (np.abs(advantage[~same]) < tolerance).all()  # only rounding may decide otherwise
         assert 0 < (advantage > 0.0).sum() < len(advantage)  # both sides are tested
-    assert np.abs(computed["actions"] - actions)[same].max() < 1e-5
+    assert np.abs(computed["actions"] - actions)[same].max() < tolerance
     assert same.mean() > 0.99
 
 
@@ -79,7 +79,9 @@ def test_numpy_does_what_the_agent_does(case: str, tmp_path) -> None:
     for _ in range(2):
         policy.reset()
         for batch, one in zip(batches, expected, strict=True):
-            assert_same(policy.compute(batch), one)
+            # A skill passes through arctanh, whose slope reaches 500 where it saturates: so much is
+            # a last bit of tanh worth.
+            assert_same(policy.compute(batch), one, 1e-4 if policy.skill_length else 1e-5)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "supe" not in case])
