@@ -6,7 +6,7 @@ is compared with are this agent with parts exchanged.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +79,9 @@ class Spaars:
     gate: GateConfig = GateConfig()
     utd: int = 1
     """Updates per environment step: schedules are told in steps, the state counts updates."""
+
+    prior_in: ClassVar[tuple[str, ...]] = ("prior",)
+    """Where the state keeps its prior."""
 
     @property
     def batch_size(self) -> int:

@@ -9,7 +9,7 @@ the skill critics stay consistent. Design section 2.6.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +122,9 @@ class SpaarsSupe:
     raw: RawConfig = RawConfig()
     gate: GateConfig = GateConfig()
     easing: EasingConfig = EasingConfig()
+
+    prior_in: ClassVar[tuple[str, ...]] = ("skill", "prior")
+    """Where the state keeps its prior."""
 
     @property
     def batch_size(self) -> int:

@@ -8,7 +8,7 @@ where the data have been and the agent has not. Design section 4.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +121,9 @@ class Supe:
     """Environment steps before the first update, for the same."""
     logged_rows: int = 128
     """The first so many windows of a batch are the dataset's."""
+
+    prior_in: ClassVar[tuple[str, ...]] = ("prior",)
+    """Where the state keeps its prior."""
 
     @property
     def batch_size(self) -> int:

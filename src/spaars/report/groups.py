@@ -20,7 +20,15 @@ from spaars.report.statistics import lowest_window, regret_below
 
 # The task, the method and the dataset have their own place; the rest cannot change a result.
 # log_every is not among them: the hand-over is decided when metrics are logged.
-NOT_COMPARED = {"task", "method", "seeds", "dataset", "transitions", "checkpoint_every"}
+NOT_COMPARED = {
+    "task",
+    "method",
+    "seeds",
+    "dataset",
+    "prior_from",
+    "transitions",
+    "checkpoint_every",
+}
 
 # Told apart over the whole page, other settings only within a task and dataset: some follow from
 # the task, such as the latent dimension, and would split every method by task.

@@ -57,7 +57,12 @@ def state_of(cell: Cell) -> State:
         return "train"
     there, described = read_config(path)
     dataset = cell.config.dataset
-    asked = configs.override(cell.config, {"dataset": absolute(dataset) if dataset else None})
+    donor = cell.config.prior_from
+    paths = {
+        "dataset": absolute(dataset) if dataset else None,
+        "prior_from": donor.resolve() if donor else None,
+    }
+    asked = configs.override(cell.config, paths)
     changed = [
         f"{flag} is {_word(old)} there and {_word(new)} in the suite"
         for flag, old, new in differences(there, asked)

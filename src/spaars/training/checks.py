@@ -20,6 +20,8 @@ def check(config: TrainConfig) -> None:
         raise unknown_name("method", c.method, METHODS)
     if not c.seeds or len(set(c.seeds)) != len(c.seeds) or max(c.seeds) >= 2**32:
         raise ConfigError(f"--seeds must be distinct integers from 0 to 2^32 - 1, got {c.seeds}.")
+    if c.prior_from is not None and not {"prior", "opal"} & {*METHODS[c.method].sections}:
+        raise ConfigError(f"--method {c.method} has no behaviour prior; leave --prior-from out.")
     if c.method == "latent-only" and c.gate.rule != "never":
         raise ConfigError(
             f"--method latent-only means --gate.rule never, got '{c.gate.rule}'. "

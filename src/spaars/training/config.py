@@ -57,6 +57,9 @@ class TrainConfig:
     dataset: Path | None = None
     """D4RL HDF5 or npz file, a directory (episodes as npz, LeRobotDataset v3, Minari) or minari:ID;
     None records the task's embedded behaviour policy."""
+    prior_from: Path | None = None
+    """Run directory whose trained behaviour prior is taken instead of training one: of the same
+    data, seeds and prior settings, whatever its method."""
     transitions: int = 1_000_000
     """Transitions recorded when no dataset is given."""
     checkpoint_every: int = 5_000
@@ -348,6 +351,7 @@ def resolved(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     """What is left open, filled in, so that config.json says it all."""
     open_fields: dict[str, Any] = {
         "dataset": absolute(config.dataset) if config.dataset is not None else None,
+        "prior_from": config.prior_from.resolve() if config.prior_from is not None else None,
         "online": {"replay_capacity": config.online.replay_capacity or config.online.steps or None},
     }
     read = METHODS[config.method].sections
@@ -390,8 +394,9 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         return tuple(tuples(v) for v in value) if isinstance(value, list) else value
 
     values = {name: tuples(value) for name, value in values.items()}
-    if values.get("dataset") is not None:
-        values["dataset"] = Path(values["dataset"])
+    for name in ("dataset", "prior_from"):
+        if values.get(name) is not None:
+            values[name] = Path(values[name])
     return override(TrainConfig(task=values["task"]), values)
 
 

@@ -20,6 +20,7 @@ from spaars.training import checks
 from spaars.training import config as configs
 from spaars.training.checkpoint import load_checkpoint
 from spaars.training.config import TrainConfig
+from spaars.training.donor import donated_prior
 from spaars.training.provenance import git_revision
 from spaars.training.run_directory import (
     default_run_dir,
@@ -69,6 +70,8 @@ def train(
     try:
         dataset, facts = _load(config, task, on_progress)
         config = configs.resolved(config, dataset)
+        if config.prior_from is not None:
+            donated_prior(config, dataset)  # refused now, if at all
         write_json(run_dir / "config.json", describe_run(config, dataset, revision, facts))
     except BaseException:
         for directory in made:

@@ -25,6 +25,7 @@ from spaars.safety.summary import summarise
 from spaars.tasks import Task
 from spaars.training.checkpoint import Checkpoint, collect, save_checkpoint
 from spaars.training.config import TrainConfig
+from spaars.training.donor import donated_prior, with_prior
 from spaars.training.envs import EnvPopulation, Episode
 from spaars.training.evaluate import EvalResult, Evaluator
 from spaars.training.handover import reason_to_hand_over
@@ -133,6 +134,10 @@ class Trainer:
         if checkpoint is not None:
             self.progress = checkpoint.progress
             self.state = checkpoint.tree("state", self.state)
+        elif self.config.prior_from is not None:
+            prior = donated_prior(self.config, self.dataset)
+            self.state = with_prior(self.config, self.state, prior)
+            self.progress["phase"] = 1  # the prior's is the first
         self.state = own_buffers(self.state)
         started = time.monotonic() if started is None else started
         self.started = started - self.progress["wall_seconds"]

@@ -1,0 +1,79 @@
+"""A behaviour prior that another run has trained already."""
+
+import dataclasses
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from spaars.data import Dataset
+from spaars.errors import ConfigError, RunError
+from spaars.training.checkpoint import load_checkpoint
+from spaars.training.config import METHODS, TrainConfig
+from spaars.training.run_directory import read_config
+
+PRIORS = ("prior", "opal")
+"""Sections of the configuration that say what a prior is."""
+
+
+def donated_prior(config: TrainConfig, dataset: Dataset) -> Any:
+    """The trained prior, leaves (S, ...), of the run `config.prior_from`.
+
+    Raises:
+        ConfigError: the other run's prior is another one: by its settings, data or seeds.
+        RunError: there is no such run, or it has not trained its prior yet.
+    """
+    assert config.prior_from is not None
+    donor = Path(config.prior_from)
+    theirs, described = read_config(donor)
+    flag = f"--prior-from {donor}"
+    section = next(name for name in PRIORS if name in METHODS[config.method].sections)
+    if section not in METHODS[theirs.method].sections:
+        raise ConfigError(
+            f"{flag}: --method {theirs.method} trains no prior that --method {config.method} takes."
+        )
+    mine, other = getattr(config, section), getattr(theirs, section)
+    for field in dataclasses.fields(mine):
+        a, b = getattr(mine, field.name), getattr(other, field.name)
+        if a != b:
+            name = f"--{section}.{field.name}".replace("_", "-")
+            raise ConfigError(f"{flag}: its prior has {name} {b}, this run asks for {a}.")
+    if described["dataset"]["sha256"] != dataset.sha256:
+        raise ConfigError(
+            f"{flag}: it learned from other data ({described['dataset']['label']}) than this run "
+            f"({dataset.label})."
+        )
+    if missing := [seed for seed in config.seeds if seed not in theirs.seeds]:
+        raise ConfigError(f"{flag}: it has seeds {list(theirs.seeds)}, not {missing}.")
+    checkpoint = load_checkpoint(donor)
+    if checkpoint is None or checkpoint.progress["phase"] < 1:
+        raise RunError(f"{flag}: its prior is not trained yet; `spaars resume {donor}` goes on.")
+    agent: Any = config.agent()
+    statistics = [jnp.asarray(values) for values in dataset.observation_statistics()]
+
+    def init() -> Any:
+        return agent.init(jax.random.key(0), *statistics, dataset.action_dim)
+
+    fresh = jax.eval_shape(lambda: reduce(getattr, agent.prior_in, init()))
+    # As many seeds as they have; all other shapes are ours.
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((len(theirs.seeds), *x.shape), x.dtype), fresh
+    )
+    place: Any = theirs.agent()
+    trained = checkpoint.tree("/".join(("state", *place.prior_in)), like)
+    rows = jnp.array([theirs.seeds.index(seed) for seed in config.seeds])
+    return jax.tree.map(lambda x: x[rows], trained)
+
+
+def with_prior(config: TrainConfig, state: Any, prior: Any) -> Any:
+    """The population's `state` with this prior."""
+    agent: Any = config.agent()
+    return _with(state, agent.prior_in, prior)
+
+
+def _with(state: Any, place: tuple[str, ...], value: Any) -> Any:
+    name, *rest = place
+    inner = _with(getattr(state, name), tuple(rest), value) if rest else value
+    return state._replace(**{name: inner})
