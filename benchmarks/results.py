@@ -19,7 +19,7 @@ from spaars.report.groups import group_runs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-SUITES = ("locomotion", "locomotion-three-steps", "locomotion-quick", "ablations")
+SUITES = ("locomotion", "kitchen", "locomotion-three-steps", "locomotion-quick", "ablations")
 """In the order of the tables. What else lies in results/ are single runs, compared with nothing."""
 THRESHOLD = 90.0
 KEPT = ("config.json", "metrics.jsonl", "summary.json")
