@@ -275,3 +275,14 @@ def test_without_onnx_the_remedy_is_named(run: Path, capsys, monkeypatch, tmp_pa
     error = words(capsys, "export", run, "--format", "onnx", "--out", out, code=2)
     assert 'pip install "spaars[onnx]"' in error
     assert not out.exists()
+
+
+def test_a_run_with_limited_actions_is_refused(tmp_path: Path, point_task) -> None:
+    """The file could not hold a robot to its rate limit."""
+    limited = a_run(tmp_path / "run", "bc", safety={"rate_limit": (0.1,)})
+    with pytest.raises(RunError, match=r"limits actions .* Use `spaars.load_policy` on the run"):
+        export(limited)
+    assert not list(limited.glob("policy*"))
+    policy = load_policy(limited)
+    steps = np.stack([policy(x) for x in observations(20)])
+    assert np.abs(np.diff(steps, axis=0)).max() <= 0.1 + 1e-6

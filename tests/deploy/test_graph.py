@@ -15,12 +15,14 @@ CASES = {
     "spaars, gated": ("spaars", {}, True),
     "spaars, before the hand-over": ("spaars", {}, False),
     "spaars, always raw": ("spaars", {"gate": {"rule": "always"}}, True),
+    "spaars, shadow": ("spaars", {"gate": {"shadow": True}}, True),
     "latent-only": ("spaars", {"gate": {"rule": "never"}}, True),
     "iql": ("iql", {}, True),
     "sac": ("sac", {}, True),
     "bc": ("bc", {}, True),
     "supe": ("supe", {}, True),
     "spaars-supe, gated": ("spaars-supe", {}, True),
+    "spaars-supe, shadow": ("spaars-supe", {"gate": {"shadow": True}}, True),
     "spaars-supe, before the hand-over": ("spaars-supe", {}, False),
 }
 pytestmark = pytest.mark.usefixtures("point_task")
