@@ -5,6 +5,7 @@ says how many units and seconds it took, so that many workers can be measured in
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,12 +16,14 @@ from benchmarks.speed.measure import ROOT, timed
 
 def serve(units: float, work: Callable[[], object]) -> None:
     """Warm up, then measure `work`, which does `units`, as often as asked."""
-    stdout, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    # What libraries print is no answer, even if they kept the stream they were imported with.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     work()
-    print("ready", file=stdout, flush=True)
+    print("ready", file=answers, flush=True)
     for _ in sys.stdin:
         took = timed(work)
-        print(json.dumps({"units": units, "seconds": took.clock}), file=stdout, flush=True)
+        print(json.dumps({"units": units, "seconds": took.clock}), file=answers, flush=True)
 
 
 class Worker:
@@ -35,7 +38,8 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._answer()
+        while self._answer() != "ready\n":
+            pass  # libraries print while they are imported
 
     def rate(self) -> float:
         """Units per second of one piece of work."""
