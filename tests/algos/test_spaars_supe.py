@@ -8,13 +8,13 @@ import pytest
 
 from skill_windows import ACT, KEY, LOGGED, OBS, B, H, K, same, windows
 from spaars.algos.gate import GateConfig, raw_wins
+from spaars.algos.latent import cloning_loss
 from spaars.algos.sac import SACConfig
 from spaars.algos.spaars_supe import (
     EasingConfig,
     RawConfig,
     SpaarsSupe,
     primitive_transitions,
-    skill_cloning_loss,
 )
 from spaars.algos.supe import Supe, SupeConfig, to_latent
 from spaars.nn import Critics
@@ -88,7 +88,7 @@ def test_the_skill_side_is_supes(state, update):
 def cloning(actor, batch, rows):
     """Of the skills that the batch's rows say."""
     u = batch.latents[rows, 0]
-    return float(skill_cloning_loss(actor, batch.observations[rows, 0], u))
+    return float(cloning_loss(actor(batch.observations[rows, 0]), u))
 
 
 def test_the_skill_policy_starts_at_the_datas_skills(state):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spaars.safety.monitor import Ended, action_rate, gate_flips, q_minus_return
+from spaars.safety.monitor import Ended, action_rate, ended_episodes, gate_flips, q_minus_return
 
 NAN = float("nan")
 
@@ -37,3 +37,20 @@ def test_q_minus_return_golden():
     assert q_minus_return(q, rewards, [fallen, cut], 0.5) == pytest.approx(10.0 / 4)
     assert np.isnan(q_minus_return(q, rewards, [], 0.5))
     assert np.isnan(q_minus_return(q, rewards, [Ended(5, 6, False)], 0.5))
+
+
+def test_an_episode_begins_where_the_one_before_ended_or_the_env_failed():
+    episodes = [
+        (10, 1.0, True, "explore"),
+        (25, 1.0, False, "explore"),  # after a failure at 18, which is no episode
+        (30, 1.0, True, "deployed"),
+        (42, 1.0, True, "explore"),
+    ]
+    ends = [10, 18, 25, 30, 42]
+    assert ended_episodes(episodes, ends, 0, 0) == [
+        Ended(0, 10, True),
+        Ended(18, 25, False),
+        Ended(30, 42, True),
+    ]
+    assert ended_episodes(episodes, ends, 20, 10) == [Ended(0, 5, False), Ended(10, 22, True)]
+    assert ended_episodes([], [], 0, 0) == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spaars.algos.sac import SAC
-from spaars.training.evaluate import Evaluator
+from spaars.training.evaluate import Evaluator, evaluation_seed
 from toy import GOAL, POINT, STEPS, controller
 
 
@@ -51,7 +51,7 @@ def by_hand(reset_seed, goal):
 def test_results_are_those_of_the_episodes_by_hand(evaluator):
     result = evaluator(GOALS)
     for s, seed in enumerate(SEEDS):
-        episodes = [by_hand(evaluator._reset_seed(seed, i), np.asarray(GOALS[s])) for i in range(3)]
+        episodes = [by_hand(evaluation_seed(seed, i), np.asarray(GOALS[s])) for i in range(3)]
         returns, lengths, falls, east = zip(*episodes, strict=True)
         np.testing.assert_allclose(result.returns[s], returns, rtol=1e-4)
         np.testing.assert_array_equal(result.lengths[s], lengths)

@@ -6,6 +6,9 @@ from jaxtyping import Array, Float
 
 from spaars.nn.distributions import TanhNormal
 
+ENTROPY_TAU = 0.005
+"""Step of the moving average of a policy's entropy: over the last few hundred updates."""
+
 
 def scaled_policy_loss(
     log_probs: Float[Array, " b"], q: Float[Array, " b"], temperature: Float[Array, ""] | float
@@ -22,7 +25,8 @@ def scaled_policy_loss(
 def cloning_loss(raw: TanhNormal, decoded_actions: Float[Array, "b act"]) -> Float[Array, ""]:
     """-E log pi_a(D(s, z) | s), z ~ pi_z: the raw policy follows what the latent one does.
 
-    Of logged actions instead of decoded ones it is behavioural cloning.
+    Of logged actions instead of decoded ones it is behavioural cloning; of skills and the latents
+    that the data's windows are taken for, too.
     """
     return -raw.log_prob(jax.lax.stop_gradient(decoded_actions)).mean()
 

@@ -31,9 +31,6 @@ from spaars.nn import MLP, Critics, Learner, Metrics, TanhGaussianPolicy, descen
 from spaars.priors.base import BehaviourPrior
 from spaars.priors.cvae import CVAE, PriorConfig, cvae_loss
 
-# Step of the moving average `SpaarsState.offline_entropy`: over the last few hundred updates.
-ENTROPY_TAU = 0.005
-
 
 class Acting(NamedTuple):
     """What `act` reads."""
@@ -195,7 +192,7 @@ class Spaars:
             latent_average=latent_policy.params,
             critics=critics,
             target_critics=polyak(critics.params, state.target_critics, self.offline.tau),
-            offline_entropy=polyak(-log_probs.mean(), state.offline_entropy, ENTROPY_TAU),
+            offline_entropy=polyak(-log_probs.mean(), state.offline_entropy, latent.ENTROPY_TAU),
         )
         metrics = (
             value_metrics

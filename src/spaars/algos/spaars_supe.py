@@ -32,9 +32,6 @@ from spaars.algos.supe import Supe, SupeState, to_latent
 from spaars.data.replay import Batch
 from spaars.nn import Critics, Learner, Metrics, TanhGaussianPolicy, TanhNormal, descend, polyak
 
-# Step of the moving average `SpaarsSupeState.start_entropy`: over the last few hundred updates.
-ENTROPY_TAU = 0.005
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RawConfig:
@@ -107,13 +104,6 @@ def primitive_transitions(windows: Batch) -> tuple[Batch, Bool[Array, " n"]]:
     return flat, jnp.tile(jnp.arange(length) == length - 1, b)
 
 
-def skill_cloning_loss(
-    actor: TanhGaussianPolicy, observations: Float[Array, "b obs"], u: Float[Array, "b k"]
-) -> Float[Array, ""]:
-    """-E log pi(u | s) of the skills u that the data's windows are taken for."""
-    return -actor(observations).log_prob(jax.lax.stop_gradient(u)).mean()
-
-
 @dataclasses.dataclass(frozen=True)
 class SpaarsSupe:
     """The agent (see `spaars.algos.agent.SkillAgent`)."""
@@ -184,14 +174,15 @@ class SpaarsSupe:
         """The skill policy clones what the encoder takes the data's windows for."""
         skill = state.skill
         obs = skill.sac.normaliser(windows.observations[:, 0])
-        loss, grads = jax.value_and_grad(skill_cloning_loss)(
-            skill.sac.actor.params, obs, self.label(state, windows)
+        u = self.label(state, windows)
+        loss, grads = jax.value_and_grad(lambda actor: latent.cloning_loss(actor(obs), u))(
+            skill.sac.actor.params
         )
         sac = skill.sac._replace(actor=skill.sac.actor.apply(grads, self.skills.macro.optimizer))
         entropy = -sac.actor.params(obs).sample_and_log_prob(key)[1].mean()
         new = state._replace(
             skill=skill._replace(sac=sac, untrained=jnp.array(False)),
-            start_entropy=polyak(entropy, state.start_entropy, ENTROPY_TAU),
+            start_entropy=polyak(entropy, state.start_entropy, latent.ENTROPY_TAU),
         )
         return new, {"skill_cloning": loss}
 
@@ -332,7 +323,7 @@ class SpaarsSupe:
         def loss(actor: TanhGaussianPolicy) -> Array:
             # With the temperature: while the critics know nothing, entropy must not win.
             q = jnp.abs(sac.critics.params(obs, u)).mean() + jnp.exp(sac.log_temperature.params)
-            return weight * jax.lax.stop_gradient(q) * skill_cloning_loss(actor, obs, u)
+            return weight * jax.lax.stop_gradient(q) * latent.cloning_loss(actor(obs), u)
 
         return Easing(loss, state.start_entropy)
 

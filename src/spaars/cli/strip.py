@@ -20,6 +20,7 @@ from spaars.errors import ConfigError, RunError
 from spaars.report.figures import to_png
 from spaars.report.strip import Frame, frame, strip
 from spaars.tasks import Task, get_task
+from spaars.training.evaluate import evaluation_seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,8 +137,7 @@ def _prior_of(policy: Policy, observation: jax.Array, keys: jax.Array) -> tuple[
 
 
 def _reset(env: gymnasium.Env, policy: Policy, episode: int) -> np.ndarray:
-    seed = seeding.episode_seed(seeding.EVAL_EPISODE, policy.seed, episode)
-    return np.array(env.reset(seed=seed)[0], np.float32)
+    return np.array(env.reset(seed=evaluation_seed(policy.seed, episode))[0], np.float32)
 
 
 def _frame(env: gymnasium.Env, step: int, caption: str = "") -> Frame:

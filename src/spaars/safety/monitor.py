@@ -1,7 +1,8 @@
 """What is measured of what was executed. All of it is NumPy, on the host, between updates."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +42,26 @@ class Ended(NamedTuple):
     first: int
     stop: int
     terminated: bool
+
+
+def ended_episodes(
+    episodes: Sequence[Sequence[Any]], ends: Sequence[int], oldest: int, since: int
+) -> list[Ended]:
+    """The exploring episodes that ended after step `since`, among the rows stored since `oldest`.
+
+    Args:
+        episodes: (step at the end, return, terminated, actor), oldest first.
+        ends: steps at which an episode ended, also by a failure of the env, which is no episode.
+    """
+    found = []
+    for step, _, terminated, actor in reversed(episodes):
+        if step <= since:
+            break
+        if actor == "explore":
+            before = bisect_left(ends, step)
+            start = ends[before - 1] if before else 0
+            found.append(Ended(max(start - oldest, 0), step - oldest, terminated))
+    return found[::-1]
 
 
 def q_minus_return(

@@ -32,10 +32,9 @@ class SupportMonitor:
         apart = min(HELD_OUT, len(dataset) // 10)
         held_out, references = rows[:apart], rows[apart:][:REFERENCES]
         self.neighbours = min(NEIGHBOURS, len(references))
-        x = self._standardised(dataset.observations, dataset.actions)
-        self.references = x[references]
+        self.references = self._rows(dataset, references)
         self.tree = cKDTree(self.references)
-        usual = self._to_neighbour(x[held_out])
+        usual = self._to_neighbour(self._rows(dataset, held_out))
         self.reach = float(np.quantile(usual, USUAL)) if len(usual) else float("nan")
         """Distance that all but 1% of the held-out transitions keep to; NaN if there are none."""
 
@@ -50,6 +49,9 @@ class SupportMonitor:
         distance = self.distance(observations[rows], actions[rows])
         outside = float((distance > self.reach).mean()) if self.reach == self.reach else np.nan
         return {"knn_distance": float(distance.mean()), "knn_outside": outside}
+
+    def _rows(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+        return self._standardised(dataset.observations[rows], dataset.actions[rows])
 
     def _standardised(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
         x = np.concatenate([observations, actions], -1, dtype=np.float64)

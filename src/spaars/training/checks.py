@@ -9,7 +9,7 @@ import numpy as np
 from spaars.data.replay import logged_rows
 from spaars.errors import ConfigError, unknown_name
 from spaars.tasks import get_task
-from spaars.training.config import METHODS, TrainConfig, preset_config
+from spaars.training.config import METHODS, PRIORS, TrainConfig, preset_config
 
 
 def check(config: TrainConfig) -> None:
@@ -20,7 +20,7 @@ def check(config: TrainConfig) -> None:
         raise unknown_name("method", c.method, METHODS)
     if not c.seeds or len(set(c.seeds)) != len(c.seeds) or max(c.seeds) >= 2**32:
         raise ConfigError(f"--seeds must be distinct integers from 0 to 2^32 - 1, got {c.seeds}.")
-    if c.prior_from is not None and not {"prior", "opal"} & {*METHODS[c.method].sections}:
+    if c.prior_from is not None and not {*PRIORS} & {*METHODS[c.method].sections}:
         raise ConfigError(f"--method {c.method} has no behaviour prior; leave --prior-from out.")
     if c.method == "latent-only" and c.gate.rule != "never":
         raise ConfigError(

@@ -156,6 +156,9 @@ _SUPE_PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+PRIORS = ("prior", "opal")
+"""Sections that say what a behaviour prior is; a method reads one of them or none."""
+
 METHODS: dict[str, Method] = {
     "spaars": Method(build=_spaars, sections=("prior", "offline", "learner", "gate")),
     "latent-only": Method(

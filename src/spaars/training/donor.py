@@ -11,11 +11,8 @@ import jax.numpy as jnp
 from spaars.data import Dataset
 from spaars.errors import ConfigError, RunError
 from spaars.training.checkpoint import load_checkpoint
-from spaars.training.config import METHODS, TrainConfig
+from spaars.training.config import METHODS, PRIORS, TrainConfig
 from spaars.training.run_directory import read_config
-
-PRIORS = ("prior", "opal")
-"""Sections of the configuration that say what a prior is."""
 
 
 def donated_prior(config: TrainConfig, dataset: Dataset) -> Any:

@@ -128,12 +128,10 @@ class Evaluator:
             return executed, facts
 
         reset_seeds = [
-            [self._reset_seed(seed, i) for i in range(self.episodes)] for seed in self.seeds
+            [evaluation_seed(seed, self.offset + i) for i in range(self.episodes)]
+            for seed in self.seeds
         ]
         return run_episodes(self.envs, reset_seeds, act)
-
-    def _reset_seed(self, seed: int, index: int) -> int:
-        return evaluation_seed(seed, self.offset + index)
 
     def close(self) -> None:
         for envs in self.envs:

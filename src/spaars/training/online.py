@@ -216,15 +216,7 @@ class OnlineLoop:
             if step < self.config.random_steps:
                 requested = np.asarray(self._random(self.act_keys, step))
             else:
-                device_actions, step_facts = self._act(
-                    acting,
-                    proven,
-                    self.deployment.explores,
-                    self.envs.observations,
-                    running,
-                    self.act_keys,
-                    step,
-                )
+                device_actions, step_facts = self._ask(acting, proven, running, step)
                 requested = np.asarray(device_actions)
                 facts.append(step_facts)
             # Stored is what was executed, not what was asked for.
@@ -243,15 +235,7 @@ class OnlineLoop:
                 else:
                     before[failed] = np.nan
                 if step >= self.config.random_steps:
-                    again, _ = self._act(
-                        acting,
-                        proven,
-                        self.deployment.explores,
-                        self.envs.observations,
-                        running,
-                        self.act_keys,
-                        step,
-                    )
+                    again, _ = self._ask(acting, proven, running, step)
                     requested = np.where(failed[:, None], np.asarray(again), requested)
                 limited_again = self.envelope(requested, np.full_like(requested, np.nan))
                 actions = np.where(failed[:, None], limited_again, actions)
@@ -291,6 +275,11 @@ class OnlineLoop:
         reported = ~np.isnan(costs)
         self.costs = np.where(reported.any(0), np.where(reported, costs, 0.0).sum(0), np.nan)
         return chunk, of_steps, conduct, episodes, verdicts
+
+    def _ask(self, acting: Any, proven: Any, skills: Any, step: np.int32) -> tuple[Any, Any]:
+        """Actions (S, act) of whoever acts in each env, and the agent's facts (S,) of them."""
+        observations, explores = self.envs.observations, self.deployment.explores
+        return self._act(acting, proven, explores, observations, skills, self.act_keys, step)
 
     def _refuse_failure_in_skill(self) -> None:
         if self.skills is not None:

@@ -20,7 +20,7 @@ from spaars.data.replay import Replay, as_batch, empty_ring, start_rows, window_
 from spaars.errors import DataError, RunError
 from spaars.report import write_report
 from spaars.safety import SupportMonitor
-from spaars.safety.monitor import Ended, look_back
+from spaars.safety.monitor import ended_episodes, look_back
 from spaars.safety.summary import summarise
 from spaars.tasks import Task
 from spaars.training.checkpoint import Checkpoint, collect, save_checkpoint
@@ -297,12 +297,12 @@ class Trainer:
         found = []
         for i in range(len(self.config.seeds)):
             own = {name: values[i, rows - stored :] for name, values in seen.items()}
-            ended, start = [], 0
-            for step, _, terminated, actor in self.progress["episodes"][i]:
-                if step > now - min(steps, stored) and actor == "explore":
-                    first = max(start - (now - stored), 0)
-                    ended.append(Ended(first, step - (now - stored), terminated))
-                start = step
+            ended = ended_episodes(
+                self.progress["episodes"][i],
+                self.envs.episode_ends[i],
+                oldest=now - stored,
+                since=now - min(steps, stored),
+            )
             found.append(look_back(own, steps, ended, self.support, self.agent.discount))
         return {name: np.array([one[name] for one in found]) for name in found[0]}
 
