@@ -42,6 +42,7 @@ def check(config: TrainConfig) -> None:
         "--online.recent-episodes": c.online.recent_episodes,
         "--online.utd": c.online.utd,
         "--online.n-steps": c.online.n_steps,
+        "--online.env-processes": 1 if c.online.env_processes is None else c.online.env_processes,
         "--evaluation.every": c.evaluation.every,
         "--evaluation.episodes": c.evaluation.episodes,
         "--iql.batch-size": c.iql.batch_size,

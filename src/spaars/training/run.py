@@ -21,6 +21,7 @@ from spaars.training import config as configs
 from spaars.training.checkpoint import load_checkpoint
 from spaars.training.config import TrainConfig
 from spaars.training.donor import donated_prior
+from spaars.training.envs import processes_for
 from spaars.training.provenance import git_revision
 from spaars.training.run_directory import (
     default_run_dir,
@@ -29,6 +30,7 @@ from spaars.training.run_directory import (
     read_config,
     write_json,
 )
+from spaars.training.stepping import EnvProcesses
 from spaars.training.trainer import Progress, Run, Stopped, Trainer
 
 
@@ -134,6 +136,8 @@ def _load(
 
     env = task.make_env()  # what is wrong with it is told before anything is recorded
     env.close()
+    if processes_for(task, config.online.env_processes) > 1:
+        EnvProcesses(task.make_env, 1, 1).close()  # so is that it cannot be made elsewhere
     if config.dataset is None and task.behaviour is None and not task.subtasks:
         raise ConfigError(f"{task.name} embeds no data: give --dataset PATH.")
     dataset = load_dataset(task, config.dataset, config.transitions, progress=progress)

@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -26,7 +27,7 @@ from spaars.tasks import Task
 from spaars.training.checkpoint import Checkpoint, collect, save_checkpoint
 from spaars.training.config import TrainConfig
 from spaars.training.donor import donated_prior, with_prior
-from spaars.training.envs import EnvPopulation, Episode
+from spaars.training.envs import EnvPopulation, Episode, processes_for
 from spaars.training.evaluate import EvalResult, Evaluator
 from spaars.training.handover import reason_to_hand_over
 from spaars.training.metrics import MetricsLog
@@ -178,12 +179,27 @@ class Trainer:
             self.stop_if_asked()
 
     def run_online(self, checkpoint: Checkpoint | None) -> None:
-        c = self.config
-        make_env = partial(self.task.make_env, training=True)
-        envs = EnvPopulation(make_env, c.seeds, c.online.env_errors)
-        evaluator = Evaluator(
-            self.agent, self.task.make_env, c.seeds, c.evaluation.episodes, safety=c.safety
-        )
+        c, task = self.config, self.task
+        processes = processes_for(task, c.online.env_processes)
+        make_env = partial(task.make_env, training=True)
+        with (
+            closing(EnvPopulation(make_env, c.seeds, c.online.env_errors, processes)) as envs,
+            closing(
+                Evaluator(
+                    self.agent,
+                    task.make_env,
+                    c.seeds,
+                    c.evaluation.episodes,
+                    safety=c.safety,
+                    processes=processes,
+                )
+            ) as evaluator,
+        ):
+            self.envs, self.evaluator = envs, evaluator
+            self.run_chunks(checkpoint)
+
+    def run_chunks(self, checkpoint: Checkpoint | None) -> None:
+        c, envs = self.config, self.envs
         ring = empty_ring(
             len(c.seeds),
             min(c.online.replay_capacity or c.online.steps, c.online.steps),
@@ -206,7 +222,7 @@ class Trainer:
             c.deployment,
             # Logged rewards sum up to a training return, which need not be evaluation's.
             None if self.task.training_kwargs else float(self.dataset.episode_returns().mean()),
-            envelope=c.safety.envelope(envs.envs[0].action_space),
+            envelope=c.safety.envelope(envs.envs.action_space),
         )
         if checkpoint is not None and begun and c.deployment.rule == "proven":
             if "trials" not in checkpoint.progress:
@@ -221,23 +237,19 @@ class Trainer:
                 checkpoint.tree("candidate", acting),
             )
         self.state = None  # the loop owns it now; the old buffers are donated away
-        self.loop, self.envs, self.evaluator = loop, envs, evaluator
-        try:
-            if not begun:
-                # What an agent that starts from nothing has before its first step is no offline
-                # policy.
-                self.evaluate(loop, "offline" if self.phases else "initial")
-                self.save()
-            while envs.env_steps < c.online.steps:
-                metrics, episodes, verdicts = loop.run_chunk()
-                self.log_episodes(episodes)
-                self.log_verdicts(verdicts)
-                self.log_failures(envs)
-                self.keep_budget(loop)
-                self.after_chunk(loop, metrics)
-        finally:
-            envs.close()
-            evaluator.close()
+        self.loop = loop
+        if not begun:
+            # What an agent that starts from nothing has before its first step is no offline
+            # policy.
+            self.evaluate(loop, "offline" if self.phases else "initial")
+            self.save()
+        while envs.env_steps < c.online.steps:
+            metrics, episodes, verdicts = loop.run_chunk()
+            self.log_episodes(episodes)
+            self.log_verdicts(verdicts)
+            self.log_failures(envs)
+            self.keep_budget(loop)
+            self.after_chunk(loop, metrics)
 
     def after_chunk(self, loop: OnlineLoop, metrics: dict[str, np.ndarray]) -> None:
         """Log, decide the hand-over, evaluate, save: in this order, all at chunk boundaries."""
@@ -290,8 +302,7 @@ class Trainer:
 
     def look_back(self, loop: OnlineLoop, steps: int) -> dict[str, np.ndarray]:
         """What was executed in the last `steps`, measured once for a line of metrics; (S,) each."""
-        now, limit = self.envs.env_steps, self.envs.envs[0].spec
-        longest = (limit.max_episode_steps if limit else None) or self.config.log_every
+        now, longest = self.envs.env_steps, self.envs.envs.time_limit or self.config.log_every
         rows = min(loop.replay.ring.capacity, self.config.log_every + longest)
         seen, stored = loop.look_back(rows), min(now, rows)
         found = []
