@@ -129,18 +129,18 @@ def group_runs(runs: Sequence[Run]) -> Comparison:
 
 
 def _with_one_label(entries: list[_Entry]) -> list[_Entry]:
-    """The same bytes are the same data, also where an older version called them something else.
-
-    A label that names the task is the newer one.
-    """
-    labels: dict[tuple[str, str], str] = {}
-    for task, label, sha256 in (entry.problem for entry in entries):
-        if (task, sha256) not in labels or label.startswith(f"{task} ("):
-            labels[task, sha256] = label
+    """Kitchen replays that an older version named after their file, by the label they have now."""
+    labels = {
+        (task, sha256): label
+        for task, label, sha256 in (entry.problem for entry in entries)
+        if label.startswith(f"{task} (")
+    }
     renamed = []
     for entry in entries:
-        task, _, sha256 = entry.problem
-        renamed.append(entry._replace(problem=(task, labels[task, sha256], sha256)))
+        task, label, sha256 = entry.problem
+        if label.endswith(" replays)"):
+            label = labels.get((task, sha256), label)
+        renamed.append(entry._replace(problem=(task, label, sha256)))
     return renamed
 
 

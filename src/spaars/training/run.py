@@ -19,7 +19,7 @@ from spaars.tasks.any_env import describe_env
 from spaars.training import checks
 from spaars.training import config as configs
 from spaars.training.checkpoint import load_checkpoint
-from spaars.training.config import TrainConfig
+from spaars.training.config import METHODS, TrainConfig
 from spaars.training.donor import donated_prior
 from spaars.training.envs import processes_for
 from spaars.training.provenance import git_revision
@@ -149,7 +149,28 @@ def _load(
         env.action_space.shape[0],  # type: ignore[index]
         task.env_id,
     )
+    check_skills(config, dataset)
     return dataset, facts
+
+
+def check_skills(config: TrainConfig, dataset: Dataset) -> None:
+    """Skills are learned from as many steps of one episode: DataError if none is so long, a warning
+    if some are not."""
+    if "opal" not in METHODS[config.method].sections:
+        return
+    length, lengths = config.opal.skill_length, dataset.episode_lengths()
+    short = int((lengths < length).sum())
+    if short == len(lengths):
+        raise DataError(
+            f"{dataset.label}: no episode has the {length} steps of a skill; the longest has "
+            f"{lengths.max()}. Lower --opal.skill-length, or log longer episodes."
+        )
+    if short:
+        warnings.warn(
+            f"{dataset.label}: {short} of {len(lengths)} episodes are shorter than the {length} "
+            "steps of a skill, and nothing is learned from them",
+            stacklevel=2,
+        )
 
 
 def check_parts(dataset: Dataset, facts: dict[str, Any], env_name: str) -> None:

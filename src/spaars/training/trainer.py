@@ -18,7 +18,7 @@ from spaars import seeding
 from spaars.algos.agent import SkillAgent
 from spaars.data import Dataset
 from spaars.data.replay import Replay, as_batch, empty_ring, start_rows, window_rows
-from spaars.errors import DataError, RunError
+from spaars.errors import RunError
 from spaars.report import write_report
 from spaars.safety import SupportMonitor
 from spaars.safety.monitor import ended_episodes, look_back
@@ -92,6 +92,7 @@ class Trainer:
         mean, std = dataset.observation_statistics()
         self.state = initial_state(config, mean, std, dataset.action_dim)
         self.loop: OnlineLoop | None = None  # from the first online step on
+        self.evaluations: list[tuple[list[np.ndarray], EvalResult]] = []  # the last two
         self.stop_asked = False
         n = len(config.seeds)
         # JSON only: it travels in the checkpoint.
@@ -115,14 +116,7 @@ class Trainer:
         """Where the dataset's windows of one skill begin; None for agents without skills."""
         if not isinstance(self.agent, SkillAgent):
             return None
-        length = self.agent.skill_length
-        rows = window_rows(*self.dataset.episode_bounds(), length)
-        if not len(rows):
-            raise DataError(
-                f"{self.dataset.label}: no episode has the {length} steps of a skill; the longest "
-                f"has {self.dataset.episode_lengths().max()}. Lower --opal.skill-length, or log "
-                "longer episodes."
-            )
+        rows = window_rows(*self.dataset.episode_bounds(), self.agent.skill_length)
         return jnp.asarray(rows, jnp.int32)
 
     # ------------------------------------------------------------------ the run
@@ -357,12 +351,12 @@ class Trainer:
 
     def evaluate(self, loop: OnlineLoop, label: str, only: np.ndarray | None = None) -> EvalResult:
         """Run the deployed policies' evaluation episodes; write those of `only` (default: all)."""
-        result = self.evaluator(loop.deployed)
+        result = self.evaluated(loop.deployed)
         step = self.envs.env_steps
         scores = self.task.score(result.returns)
         newest = scores
         if self.config.deployment.rule == "proven" and step > 0:
-            newest = self.task.score(self.evaluator(loop.acting()).returns)
+            newest = self.task.score(self.evaluated(loop.acting()).returns)
         for i, seed in enumerate(self.config.seeds):
             if only is not None and not only[i]:
                 continue
@@ -385,6 +379,16 @@ class Trainer:
         means = " ".join(f"{score:.1f}" for score in scores.mean(1))
         self.message(f"step {step}: {label} score {means}")
         return result
+
+    def evaluated(self, acting: Any) -> EvalResult:
+        """The evaluation of these policies. The last two evaluated, such as a deployed policy that
+        nothing has beaten since, are not run again: the same episodes would come out."""
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(acting))]
+        same = [one for one in self.evaluations if all(map(np.array_equal, leaves, one[0]))]
+        # Copies: what is donated to the next update may be what they show.
+        now = same[0] if same else ([leaf.copy() for leaf in leaves], self.evaluator(acting))
+        self.evaluations = [now, *(one for one in self.evaluations if one is not now)][:2]
+        return now[1]
 
     def log_episodes(self, episodes: Sequence[Episode]) -> None:
         for e in episodes:

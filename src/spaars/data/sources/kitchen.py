@@ -15,6 +15,7 @@ A replay file (npz) has rows in time order, episodes one after another:
 """
 
 import itertools
+import warnings
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -88,7 +89,8 @@ def without_goal(dataset: Dataset, where: str) -> Dataset:
     if width not in (STATE, STATE + GOAL):
         raise DataError(
             f"{where}: kitchen observations have {STATE} columns, {STATE + GOAL} with D4RL's goal; "
-            f"got {width}."
+            f"got {width}. Log 9 joint and 21 object positions, columns 0-8 and 18-38 of "
+            "FrankaKitchen-v1."
         )
     ends = dataset.terminated
     kept = ~ends
@@ -112,7 +114,8 @@ def _replays(path: Path, task: Task) -> Dataset:
     for name, array in (("observation", observation), ("final_observation", final)):
         if array.ndim != 2 or array.shape[1] != 59:
             raise DataError(
-                f"{path}: '{name}' has shape {array.shape}, FrankaKitchen-v1 has 59 columns."
+                f"{path}: '{name}' has shape {array.shape}, FrankaKitchen-v1 has 59 columns. Write "
+                "its whole 'observation'; training picks what it needs."
             )
     n = len(observation)
     bounds = _episode_bounds(raw["ep_start"], raw["ep_len"], n, path)
@@ -138,7 +141,14 @@ def _replays(path: Path, task: Task) -> Dataset:
         # However often each was replayed: what there is to learn from are the demonstrations.
         label = f"{task.name} ({len(np.unique(demo))} demos)"
     wanted = [SUBTASKS.index(name) for name in task.subtasks]
-    rewards = np.unpackbits(at_goal, axis=1)[:, wanted].sum(1)
+    complete = np.unpackbits(at_goal, axis=1)[:, wanted]
+    if missing := [
+        name for name, ever in zip(task.subtasks, complete.any(0), strict=True) if not ever
+    ]:
+        warnings.warn(
+            f"{path}: no episode completes {', '.join(missing)}, which {task.name} asks for",
+            stacklevel=2,
+        )
     observations = observation[:, OBSERVATION]
     last = np.zeros(n, bool)
     last[bounds[1:] - 1] = True
@@ -147,7 +157,7 @@ def _replays(path: Path, task: Task) -> Dataset:
     return Dataset.build(
         observations=observations,
         actions=raw["action"],
-        rewards=rewards.astype(np.float32),
+        rewards=complete.sum(1).astype(np.float32),
         next_observations=next_observations,
         terminated=np.zeros(n, bool),  # a demonstration ends, the kitchen does not
         truncated=last,
