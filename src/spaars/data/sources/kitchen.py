@@ -142,11 +142,10 @@ def _replays(path: Path, task: Task) -> Dataset:
         label = f"{task.name} ({len(np.unique(demo))} demos)"
     wanted = [SUBTASKS.index(name) for name in task.subtasks]
     complete = np.unpackbits(at_goal, axis=1)[:, wanted]
-    if missing := [
-        name for name, ever in zip(task.subtasks, complete.any(0), strict=True) if not ever
-    ]:
+    never = [name for i, name in enumerate(task.subtasks) if not complete[:, i].any()]
+    if never:
         warnings.warn(
-            f"{path}: no episode completes {', '.join(missing)}, which {task.name} asks for",
+            f"{path}: no episode completes {', '.join(never)}, which {task.name} asks for",
             stacklevel=2,
         )
     observations = observation[:, OBSERVATION]
