@@ -43,34 +43,36 @@ def run_episodes(
     Raises RunError if an env fails: an episode that is left out would change the mean.
     """
     shape = (len(reset_seeds), len(reset_seeds[0]))
-    flat_seeds = dict(enumerate(seed for seeds in reset_seeds for seed in seeds))
-    begun = successes(envs.reset(flat_seeds), "evaluation: the env failed at its reset")
-    observations = np.stack([one.observation for one in begun.values()]).reshape(*shape, -1)
-    returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
-    running, terminated = np.ones(shape, bool), np.zeros(shape, bool)
+    n = shape[0] * shape[1]
+    flat_seeds = (seed for seeds in reset_seeds for seed in seeds)
+    begun = successes(
+        envs.reset(dict(enumerate(flat_seeds))), "evaluation: the env failed at its reset"
+    )
+    observations = np.stack([begun[i].observation for i in range(n)])
+    returns, lengths = np.zeros(n), np.zeros(n, np.int64)
+    running, terminated = np.ones(n, bool), np.zeros(n, bool)
     totals: dict[str, np.ndarray] = {}
     step = 0
     while running.any():
-        device_actions, facts = act(observations, step)
-        actions = np.asarray(device_actions).reshape(len(flat_seeds), -1)
+        device_actions, facts = act(observations.reshape(*shape, -1), step)
+        actions = np.asarray(device_actions).reshape(n, -1)
         for name, value in facts.items():
             total = totals.setdefault(name, np.zeros(shape))
-            total += np.where(running, np.asarray(value), 0.0)
+            total += np.where(running.reshape(shape), np.asarray(value), 0.0)
         asked = {i: actions[i] for i in np.flatnonzero(running).tolist()}
         found = successes(envs.step(asked), f"evaluation: the env failed at step {step + 1}")
         for i, outcome in found.items():
-            place = np.unravel_index(i, shape)
-            observations[place] = outcome.observation
-            returns[place] += outcome.reward
-            lengths[place] += 1
-            terminated[place] = outcome.terminated
-            running[place] = not (outcome.terminated or outcome.truncated)
+            observations[i] = outcome.observation
+            returns[i] += outcome.reward
+            lengths[i] += 1
+            terminated[i] = outcome.terminated
+            running[i] = not (outcome.terminated or outcome.truncated)
         step += 1
-    visited = lengths.sum(1)
+    visited = lengths.reshape(shape).sum(1)
     return EvalResult(
-        returns,
-        lengths,
-        terminated,
+        returns.reshape(shape),
+        lengths.reshape(shape),
+        terminated.reshape(shape),
         {name: total.sum(1) / visited for name, total in totals.items()},
     )
 
