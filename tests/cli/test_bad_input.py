@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 
 from spaars.cli.main import main
+from spaars.data import load_dataset
+from spaars.tasks import get_task
+from spaars.training.config import preset_config
+from spaars.training.run import check_skills
 
 
 def fails(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
@@ -105,6 +109,72 @@ def test_wrong_data(
     for word in words:
         assert word in error.lower() if word == "nan" else word in error
     assert not out.exists()
+
+
+def write_replays(path: Path, **changes: np.ndarray) -> Path:
+    """Two episodes of 6 and 4 steps in which the microwave is open and the kettle in its place."""
+    arrays = {
+        "observation": np.zeros((10, 59), np.float32),
+        "action": np.zeros((10, 9), np.float32),
+        "at_goal": np.full((10, 1), 0b00000110, np.uint8),
+        "final_observation": np.zeros((2, 59), np.float32),
+        "ep_start": np.array([0, 6]),
+        "ep_len": np.array([6, 4]),
+    } | changes
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [
+        (3, "--opal.skill-length (3) does not divide the 280 steps of an episode of kitchen-mixed"),
+        (7, "--online.chunk (40) must be a multiple of --opal.skill-length (7), such as 35."),
+        (1, "--opal.skill-length must be at least 2, got 1"),
+    ],
+)
+def test_skills_that_do_not_fit_the_kitchens_episodes(
+    length: int, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data, out = write_replays(tmp_path / "replays.npz"), tmp_path / "run"
+    argv = ["train", "kitchen-mixed", "--method", "spaars-supe", "--opal.skill-length", length]
+    assert words in fails(capsys, *argv, "--dataset", data, "--out", out)
+    assert not out.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*no episode completes")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "no episode has the 8 steps of a skill; the longest has 6. Lower --opal.skill-length"),
+        ({"observation": np.zeros((10, 58))}, "'observation' has shape (10, 58), "),
+        (
+            {"action": np.zeros((10, 8))},
+            "actions have 8 dimensions, those of FrankaKitchen-v1 have 9",
+        ),
+        ({"at_goal": np.zeros((10, 7), bool)}, "'at_goal' must be bits of shape (10, 1)"),
+    ],
+)
+def test_wrong_kitchen_data(
+    changes: dict[str, np.ndarray],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    data, out = write_replays(tmp_path / "replays.npz", **changes), tmp_path / "run"
+    argv = ["train", "kitchen-mixed", "--method", "supe", "--opal.skill-length", "8"]
+    assert words in fails(capsys, *argv, "--dataset", data, "--out", out)
+    assert not out.exists()
+
+
+def test_kitchen_data_of_other_tasks_are_told(tmp_path: Path) -> None:
+    data = write_replays(tmp_path / "replays.npz")
+    task = get_task("kitchen-mixed")
+    with pytest.warns(UserWarning, match="completes bottom burner, light switch, which kitchen-m"):
+        dataset = load_dataset(task, data, 0)
+    config = preset_config(task.name, "supe", opal={"skill_length": 5})
+    with pytest.warns(UserWarning, match="1 of 2 episodes are shorter than the 5 steps of a skill"):
+        check_skills(config, dataset)
 
 
 def test_missing_key_suggests_the_nearest(

@@ -136,6 +136,22 @@ def test_other_data_are_another_problem(tmp_path: Path, other: dict[str, Any]) -
     assert [len(p.groups[0].seeds) for p in grouped(*paths).problems] == [1, 1]
 
 
+def test_kitchen_replays_keep_company_with_runs_that_an_older_version_labelled(
+    tmp_path: Path,
+) -> None:
+    new = {"task": "kitchen-mixed", "label": "kitchen-mixed (44 demos)"}
+    old = new | {"label": "kitchen_replays (352 replays)"}
+    found = grouped(
+        make_run(tmp_path / "a", (0,), **old),
+        make_run(tmp_path / "b", (1,), **new, online_env_processes=2),
+        make_run(tmp_path / "c", (2,), **old, sha256="cd" * 32),
+    )
+    assert [(p.label, len(p.groups[0].seeds)) for p in found.problems] == [
+        ("kitchen-mixed (44 demos)", 2),
+        ("kitchen_replays (352 replays)", 1),
+    ]
+
+
 def test_data_of_unknown_checksum_are_never_pooled(tmp_path: Path) -> None:
     found = grouped(*(make_run(tmp_path / n, (i,), sha256=None) for i, n in enumerate("ab")))
     assert [p.sha256 for p in found.problems] == ["not recorded in a", "not recorded in b"]

@@ -88,6 +88,12 @@ def test_states(tmp_path: Path) -> None:
     assert state_of(one) == "resume"
     write_summary(one.path)
     assert state_of(one) == "done"
+    # What changes no result is no other run, nor is one that did not know it an older one.
+    assert state_of(cell(tmp_path, online={"env_processes": 2})) == "done"
+    described = json.loads((one.path / "config.json").read_text())
+    del described["config"]["online"]["env_processes"]
+    (one.path / "config.json").write_text(json.dumps(described))
+    assert state_of(one) == "done"
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:

@@ -159,7 +159,11 @@ def test_settings_that_the_method_does_not_read_are_refused(method, changes, fla
     [
         ({"task": "hopper-medium"}, "may end inside a skill"),
         ({"opal": {"skill_length": 1}}, "--opal.skill-length must be at least 2"),
-        ({"opal": {"skill_length": 3}}, "--online.chunk .40. must be a multiple"),
+        ({"opal": {"skill_length": 3}}, "does not divide the 40 steps"),
+        (
+            {"opal": {"skill_length": 20}, "online": {"chunk": 50}},
+            "--online.chunk .50. must be a multiple of .* .20., such as 40",
+        ),
         ({"online": {"replay_capacity": 42}}, "--online.replay-capacity .42. must be a multiple"),
         (
             {"opal": {"skill_length": 16}, "online": {"chunk": 80}, "log_every": 400},

@@ -16,7 +16,7 @@ def make(task, seeds=(0, 5)):
 
 
 def random_actions(steps, envs, seed=0):
-    shape = (steps, len(envs.seeds), envs.envs[0].action_space.shape[0])
+    shape = (steps, len(envs.seeds), envs.action_dim)
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 

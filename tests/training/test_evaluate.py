@@ -1,10 +1,13 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from spaars.algos.sac import SAC
-from spaars.training.evaluate import Evaluator, evaluation_seed
+from spaars.training.evaluate import EvalResult, Evaluator, evaluation_seed
+from spaars.training.trainer import Trainer
 from toy import GOAL, POINT, STEPS, controller
 
 
@@ -92,3 +95,18 @@ def test_stochastic_evaluation_samples_reproducibly(evaluator):
     assert np.all(first.returns[0] != deterministic[0])
     # The noise is small: the same policy in essence.
     np.testing.assert_allclose(first.returns[0], deterministic[0], rtol=0.1)
+
+
+def test_the_two_policies_just_evaluated_are_not_run_again():
+    def evaluator(acting):
+        runs.append(acting)
+        return EvalResult(*(np.full((1, 1), len(runs)) for _ in range(3)), {})
+
+    runs = []
+    trainer = SimpleNamespace(evaluations=[], evaluator=evaluator)
+    one, two, three = ((jnp.full(3, x), jnp.array(x == 2.0)) for x in (1.0, 2.0, 3.0))
+    asked = (one, two, one, two, three, two, one)
+    numbers = [int(Trainer.evaluated(trainer, x).returns[0, 0]) for x in asked]
+    assert numbers == [1, 2, 1, 2, 3, 2, 4]
+    # The gate armed is another policy.
+    assert int(Trainer.evaluated(trainer, (one[0], jnp.array(True))).returns[0, 0]) == 5

@@ -1,5 +1,6 @@
 """Whole runs on the toy task: it learns, repeats bit for bit, and survives being killed."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import toy
 import toy_run
 from spaars import load_policy
 from spaars.errors import DataError, RunError
+from spaars.tasks import register
 from spaars.training.config import preset_config
 from spaars.training.run import resume, train
 from spaars.training.trainer import Progress, Run, Stopped
@@ -101,11 +103,26 @@ def test_trained_twice_is_the_same_bits(reference: Run, dataset: Path, tmp_path:
     assert_same_run(again.path, reference)
 
 
-def test_a_seed_does_not_depend_on_its_companions(
+def test_a_seed_depends_neither_on_its_companions_nor_on_env_processes(
     reference: Run, dataset: Path, tmp_path: Path
 ) -> None:
-    both = train(toy_run.config(dataset, seeds=(3, 0)), tmp_path / "run")
-    records = [json.loads(line) for line in metrics(both.path).splitlines()]
+    """Stopped and resumed on the way; workers find the env by the module in its id."""
+    elsewhere = dataclasses.replace(
+        toy.POINT, name="point-elsewhere", env_id="point_env:SpaarsPoint-v0"
+    )
+    register(elsewhere)
+    online = {"steps": 1_000, "learning_starts": 100, "env_processes": 2}
+    config = toy_run.config(dataset, seeds=(3, 0), online=online)
+    run = tmp_path / "run"
+
+    def interrupt(progress: Progress) -> None:
+        if progress.stage == "online" and progress.done == 500:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped):
+        train(dataclasses.replace(config, task=elsewhere.name), run, on_progress=interrupt)
+    resume(run)
+    records = [json.loads(line) for line in metrics(run).splitlines()]
     alone = [json.loads(line) for line in metrics(reference.path).splitlines()]
     assert [r for r in records if r["seed"] == 0] == alone
     assert {r["seed"] for r in records} == {0, 3}

@@ -258,9 +258,12 @@ class SpaarsSupe:
     ) -> tuple[TanhNormal, Bool[Array, " n"]]:
         obs = acting.skill.normaliser(observations)
         pi_a = acting.raw(obs)
-        decoded = acting.skill.prior.decode(obs, to_latent(u))
-        wins = raw_wins(self.gate, acting.critics, obs, pi_a.mode(), decoded)
-        return pi_a, acting.armed & wins
+
+        def compare() -> Array:
+            decoded = acting.skill.prior.decode(obs, to_latent(u))
+            return raw_wins(self.gate, acting.critics, obs, pi_a.mode(), decoded)
+
+        return pi_a, jax.lax.cond(acting.armed, compare, lambda: jnp.zeros(obs.shape[:-1], bool))
 
     # ------------------------------------------------------------------ online
 
@@ -339,17 +342,24 @@ class SpaarsSupe:
         choose_key, skill_key, raw_key, share_key = jax.random.split(key, 4)
         obs, prior = batch.next_observations, state.skill.prior.params.acting
         target = state.target_critics
-        chosen = state.skill.sac.actor.params(obs).sample(choose_key)
+        # Only where a skill ends is the next one asked for.
+        following = state.skill.sac.actor.params(obs[self.skill_length - 1 :: self.skill_length])
+        following = jax.tree.map(lambda x: jnp.repeat(x, self.skill_length, 0), following)
+        chosen = following.sample(choose_key)
         u = jnp.where(ends_skill[:, None], chosen, batch.latents)
         pi = prior.low_level(obs, to_latent(u))
         decoded = jnp.clip(pi.sample(skill_key), -1.0, 1.0)
-        pi_a = state.raw.params(obs)
-        mode = jnp.clip(pi.mode(), -1.0, 1.0)
-        is_open = raw_wins(self.gate, target, obs, pi_a.mode(), mode)
-        share = raw_share(self.gate, self.steps_since_armed(state))
-        obeyed = jax.random.uniform(share_key, is_open.shape) < share
-        use_raw = (state.armed_at != NOT_ARMED) & is_open & obeyed
-        actions = jnp.where(use_raw[:, None], pi_a.sample(raw_key), decoded)
+
+        def gated_actions() -> Array:
+            pi_a = state.raw.params(obs)
+            mode = jnp.clip(pi.mode(), -1.0, 1.0)
+            is_open = raw_wins(self.gate, target, obs, pi_a.mode(), mode)
+            share = raw_share(self.gate, self.steps_since_armed(state))
+            use_raw = is_open & (jax.random.uniform(share_key, is_open.shape) < share)
+            return jnp.where(use_raw[:, None], pi_a.sample(raw_key), decoded)
+
+        armed = state.armed_at != NOT_ARMED
+        actions = jax.lax.cond(armed, gated_actions, lambda: decoded)
         return target(obs, actions).min(0)
 
     def update_raw(
@@ -363,16 +373,20 @@ class SpaarsSupe:
         decoded = jnp.clip(pi.sample(skill_key), -1.0, 1.0)
         progress = self.steps_since_armed(state) / max(c.cloning_steps, 1)
         weight = latent.linear_anneal(c.cloning_weight, c.cloning_weight_end, progress)
-        armed = (state.armed_at != NOT_ARMED).astype(jnp.float32)
 
-        def loss(policy: TanhGaussianPolicy) -> Array:
+        def clone_only(policy: TanhGaussianPolicy) -> Array:
+            return weight * latent.cloning_loss(policy(obs), decoded)
+
+        def clone_and_climb(policy: TanhGaussianPolicy) -> Array:
             actions, log_probs = policy(obs).sample_and_log_prob(raw_key)
-            climb = latent.scaled_policy_loss(
-                log_probs, critics(obs, actions).min(0), c.temperature
-            )
-            return weight * latent.cloning_loss(policy(obs), decoded) + armed * climb
+            q = critics(obs, actions).min(0)
+            return clone_only(policy) + latent.scaled_policy_loss(log_probs, q, c.temperature)
 
-        value, grads = jax.value_and_grad(loss)(state.raw.params)
+        value, grads = jax.lax.cond(
+            state.armed_at != NOT_ARMED,
+            lambda: jax.value_and_grad(clone_and_climb)(state.raw.params),
+            lambda: jax.value_and_grad(clone_only)(state.raw.params),
+        )
         raw = state.raw.apply(grads, tx)
         return state._replace(raw=raw), {"raw_loss": value, "cloning_weight": weight}
 

@@ -14,8 +14,10 @@ from spaars.deploy.numpy_policy import NumpyPolicy, PolicyError
 from spaars.deploy.policy import is_exported, load_acting, load_exported
 from spaars.errors import ConfigError, DataError
 from spaars.tasks import Task, get_task
+from spaars.training.envs import processes_for
 from spaars.training.evaluate import EvalResult, Evaluator, evaluation_seed, run_episodes
 from spaars.training.run_directory import read_config
+from spaars.training.stepping import open_envs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Args:
     """Sample actions as exploration does, instead of taking the deterministic ones."""
     newest: bool = False
     """Evaluate the newest policy, deployed or not."""
+    env_processes: int | None = None
+    """Processes that step the envs; None: one for every core in the kitchen, 1 elsewhere."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -46,6 +50,8 @@ def run(argv: list[str]) -> int:
             f"--episodes must be at least 1 and --offset at least 0, "
             f"got {args.episodes} and {args.offset}."
         )
+    if args.env_processes is not None and args.env_processes < 1:
+        raise ConfigError(f"--env-processes must be at least 1, got {args.env_processes}.")
     task, seeds, label, result = (_exported if is_exported(args.path) else _run)(args)
     scores = task.score(result.returns)
     rows = [
@@ -91,6 +97,7 @@ def _run(args: Args) -> Evaluated:
         stochastic=args.stochastic,
         offset=args.offset,
         safety=config.safety,
+        processes=processes_for(task, args.env_processes),
     )
     try:
         return task, config.seeds, described["dataset"]["label"], evaluator(acting)
@@ -105,9 +112,9 @@ def _exported(args: Args) -> Evaluated:
         )
     policy = load_exported(args.path)
     task, seed = task_of(policy, args.task), int(policy.about["seed"])
-    envs = [[task.make_env() for _ in range(args.episodes)]]
+    envs = open_envs(task.make_env, args.episodes, processes_for(task, args.env_processes))
     try:
-        check_fit(policy, envs[0][0], task, args.path)
+        check_fit(policy, envs, task, args.path)
 
         def act(observations: np.ndarray, step: int) -> tuple[np.ndarray, dict[str, Any]]:
             computed = policy.compute(observations[0])
@@ -121,8 +128,7 @@ def _exported(args: Args) -> Evaluated:
     except PolicyError as error:
         raise DataError(f"{args.path}: {error}") from error
     finally:
-        for env in envs[0]:
-            env.close()
+        envs.close()
     return task, (seed,), str(policy.about["data"]), result
 
 

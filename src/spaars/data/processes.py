@@ -1,6 +1,7 @@
 """Simulator work in parallel processes, in order."""
 
 import itertools
+import os
 import signal
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +12,13 @@ from typing import Any, TypeVar
 from spaars.errors import DataError
 
 R = TypeVar("R")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # what a container or batch queue grants
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def map_in_processes(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -16,6 +15,7 @@ from safetensors.numpy import save
 from spaars.data.behaviour import BehaviourPolicy, RecordedEpisode, record
 from spaars.data.dataset import DIMENSIONS, Dataset
 from spaars.data.files import atomic_write, cache_dir
+from spaars.data.processes import usable_cores
 from spaars.errors import DataError
 from spaars.tasks import Task
 
@@ -60,7 +60,7 @@ def recorded_dataset(
     policy = BehaviourPolicy.load(file)
     _check_policy(policy, task, file)
     if workers is None:
-        workers = 1 if transitions < SMALL else _cores()
+        workers = 1 if transitions < SMALL else usable_cores()
     # Opened first: a cache that cannot be written is known before minutes of recording.
     recording: Any = record(policy, task, seed, workers)
     with atomic_write(path) as handle, closing(recording) as episodes:
@@ -95,12 +95,6 @@ def cache_file(
 
 def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # what a container or batch queue grants
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check_policy(policy: BehaviourPolicy, task: Task, file: Path) -> None:

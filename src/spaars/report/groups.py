@@ -28,6 +28,7 @@ NOT_COMPARED = {
     "prior_from",
     "transitions",
     "checkpoint_every",
+    "online.env_processes",
 }
 
 # Told apart over the whole page, other settings only within a task and dataset: some follow from
@@ -114,6 +115,7 @@ def group_runs(runs: Sequence[Run]) -> Comparison:
         raise RunError(
             f"nothing to compare: {' '.join(left_out)} Go on with `spaars resume RUN` first."
         )
+    entries = _with_one_label(entries)
     titles = _titles(entries)
     sorted_out: dict[tuple[str, str, str], dict[tuple[str, str], list[_Entry]]] = {}
     for entry in entries:
@@ -124,6 +126,22 @@ def group_runs(runs: Sequence[Run]) -> Comparison:
         for problem, groups in sorted_out.items()
     )
     return Comparison(problems, tuple(left_out))
+
+
+def _with_one_label(entries: list[_Entry]) -> list[_Entry]:
+    """Kitchen replays that an older version named after their file, by the label they have now."""
+    labels = {
+        (task, sha256): label
+        for task, label, sha256 in (entry.problem for entry in entries)
+        if label.startswith(f"{task} (")
+    }
+    renamed = []
+    for entry in entries:
+        task, label, sha256 = entry.problem
+        if label.endswith(" replays)"):
+            label = labels.get((task, sha256), label)
+        renamed.append(entry._replace(problem=(task, label, sha256)))
+    return renamed
 
 
 def group_names(comparison: Comparison) -> list[str]:

@@ -46,6 +46,8 @@ class Task:
     episode's return is then what `info["score_return"]` says at its end, in evaluation's units."""
     whole_episodes: bool = False
     """Training episodes always last until their time limit, as methods with skills need it."""
+    slow: bool = False
+    """A step of its env takes milliseconds: envs are stepped in parallel processes."""
     success_ends: bool = False
     """An evaluation episode that terminates is a success, not a fall."""
     wrap: Callable[[gymnasium.Env], gymnasium.Env] | None = None
@@ -142,6 +144,7 @@ _TASKS = {
                 env_kwargs=kitchen.env_kwargs(subtasks),
                 training_kwargs=kitchen.TRAINING_KWARGS,
                 whole_episodes=True,
+                slow=True,
                 success_ends=True,
                 wrap=kitchen.KitchenObservations,
                 subtasks=subtasks,

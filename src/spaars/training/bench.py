@@ -66,7 +66,7 @@ def state_of(cell: Cell) -> State:
     changed = [
         f"{flag} is {_word(old)} there and {_word(new)} in the suite"
         for flag, old, new in differences(there, asked)
-        if not (new is None and flag in configs.FILLED_IN)
+        if not (new is None and flag in configs.FILLED_IN) and flag not in configs.WITHOUT_EFFECT
     ]
     if unknown := configs.missing(described["config"], there):
         raise RunError(

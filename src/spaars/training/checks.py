@@ -42,6 +42,7 @@ def check(config: TrainConfig) -> None:
         "--online.recent-episodes": c.online.recent_episodes,
         "--online.utd": c.online.utd,
         "--online.n-steps": c.online.n_steps,
+        "--online.env-processes": 1 if c.online.env_processes is None else c.online.env_processes,
         "--evaluation.every": c.evaluation.every,
         "--evaluation.episodes": c.evaluation.episodes,
         "--iql.batch-size": c.iql.batch_size,
@@ -62,6 +63,7 @@ def check(config: TrainConfig) -> None:
     for flag, value in positive.items():
         if value < 1:
             raise ConfigError(f"{flag} must be at least 1, got {value}.")
+    _check_skills(c)
     for flag, value in {
         "--online.steps": c.online.steps,
         "--evaluation.every": c.evaluation.every,
@@ -73,7 +75,6 @@ def check(config: TrainConfig) -> None:
                 f"{flag} must be a multiple of --online.chunk ({c.online.chunk}), got {value}: "
                 "the run only looks up between two chunks."
             )
-    _check_skills(c)
     _check_safety(c)
     if c.deployment.rule == "proven" and c.online.random_steps:
         raise ConfigError(
@@ -191,14 +192,6 @@ def _check_skills(c: TrainConfig) -> None:
     length, task = c.opal.skill_length, get_task(c.task)
     if length < 2:
         raise ConfigError(f"--opal.skill-length must be at least 2, got {length}.")
-    for flag, steps in {
-        "--online.chunk": c.online.chunk,
-        "--online.replay-capacity": c.online.replay_capacity or length,
-    }.items():
-        if steps % length:
-            raise ConfigError(
-                f"{flag} ({steps}) must be a multiple of --opal.skill-length ({length})."
-            )
     if not task.whole_episodes:
         raise ConfigError(
             f"--method {c.method}: an episode of {c.task} may end inside a skill, which would be "
@@ -215,6 +208,16 @@ def _check_skills(c: TrainConfig) -> None:
             f"{c.task}: the last skill would be cut short. "
             + (f"Choose {' or '.join(whole)}." if whole else "Give the env a time limit.")
         )
+    for flag, steps in {
+        "--online.chunk": c.online.chunk,
+        "--online.replay-capacity": c.online.replay_capacity or length,
+    }.items():
+        if steps % length:
+            near = max(steps - steps % length, length)
+            raise ConfigError(
+                f"{flag} ({steps}) must be a multiple of --opal.skill-length ({length}), such as "
+                f"{near}."
+            )
     share, batch = c.online.offline_fraction, c.sac.batch_size
     if share is None or logged_rows(batch, share) == batch:
         raise ConfigError(

@@ -349,6 +349,9 @@ def override(config: Any, changes: Mapping[str, Any], path: str = "") -> Any:
 # Flags that `resolved` gives a value where they are left open.
 FILLED_IN = ("--prior.latent-dim", "--online.replay-capacity", "--iql.reward-scale")
 
+# Flags that say how a run is computed, not what comes out.
+WITHOUT_EFFECT = ("--online.env-processes",)
+
 
 def resolved(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     """What is left open, filled in, so that config.json says it all."""
@@ -415,7 +418,7 @@ def _missing(values: Mapping[str, Any], config: Any, path: str = "--") -> list[s
     for field in dataclasses.fields(config):
         flag, value = f"{path}{field.name}".replace("_", "-"), getattr(config, field.name)
         if field.name not in values:
-            found.append(flag)
+            found += [flag] if flag not in WITHOUT_EFFECT else []
         elif dataclasses.is_dataclass(value):
             found += _missing(values[field.name], value, f"{flag}.")
     return found

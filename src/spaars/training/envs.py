@@ -1,16 +1,15 @@
 """Training environments: one per seed, restorable without knowing their internals."""
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 
 from spaars import seeding
+from spaars.data.processes import usable_cores
 from spaars.errors import RunError
-
-MakeEnv = Callable[[], gymnasium.Env]
+from spaars.tasks import Task
+from spaars.training.stepping import Failure, MakeEnv, Outcome, open_envs, successes
 
 
 class Episode(NamedTuple):
@@ -45,61 +44,79 @@ class EnvPopulation:
 
     A Gymnasium env is restored by its reset seed and the actions since: that replays any
     deterministic env, so a checkpoint needs no simulator internals (design, section 3).
+
+    The envs are shared out among so many `processes`; 1 is this one (training/stepping.py).
     """
 
-    def __init__(self, make_env: MakeEnv, seeds: Sequence[int], errors_allowed: int = 0):
+    def __init__(
+        self,
+        make_env: MakeEnv,
+        seeds: Sequence[int],
+        errors_allowed: int = 0,
+        processes: int = 1,
+    ):
         self.seeds = list(seeds)
-        self.make_env, self.errors_allowed = make_env, errors_allowed
-        self.errors = [0] * len(self.seeds)
+        n = len(self.seeds)
+        self.errors_allowed = errors_allowed
+        self.errors = [0] * n
         self.failures: list[EnvFailure] = []
         """What went wrong, until it is logged."""
-        self.failed = np.zeros(len(self.seeds), bool)
+        self.failed = np.zeros(n, bool)
         """Whose last step failed: a new episode has begun, in which no step is done yet, (S,)."""
-        self.envs = [make_env() for _ in seeds]
-        self.episode_index = [0] * len(self.envs)
-        self.actions: list[list[np.ndarray]] = [[] for _ in self.envs]
-        self.returns = [0.0] * len(self.envs)
-        self.episode_costs: list[float | None] = [None] * len(self.envs)
+        self.envs = open_envs(make_env, n, processes)
+        self.action_dim: int = self.envs.action_space.shape[0]
+        self.episode_index = [0] * n
+        self.actions: list[list[np.ndarray]] = [[] for _ in self.seeds]
+        self.returns = [0.0] * n
+        self.episode_costs: list[float | None] = [None] * n
         """Of the running episodes so far."""
-        self.costs = np.full(len(self.envs), np.nan)
+        self.costs = np.full(n, np.nan)
         """`info["cost"]` of the last step (S,); NaN where the env reports none."""
         self.env_steps = 0
-        self.episode_ends: list[list[int]] = [[] for _ in self.envs]
+        self.episode_ends: list[list[int]] = [[] for _ in self.seeds]
         """Value of `env_steps` at the end of each finished episode."""
-        self.observations = np.stack([self._reset(i) for i in range(len(self.envs))])
-
-    def _reset(self, i: int) -> np.ndarray:
-        reset_seed = seeding.episode_seed(
-            seeding.TRAIN_EPISODE, self.seeds[i], self.episode_index[i]
-        )
-        self.actions[i] = []
-        self.returns[i] = 0.0
-        self.episode_costs[i] = None
+        self.observations = np.empty((n, *self.envs.observation_space.shape), np.float32)
         try:
-            observation, _ = self.envs[i].reset(seed=reset_seed)
-            return _finite(observation)
-        except Exception as error:
-            return self._fail(i, error)
+            self._reset(range(n))
+        except BaseException:
+            self.envs.close()
+            raise
 
-    def _fail(self, i: int, error: Exception) -> np.ndarray:
-        """Cut the running episode and begin the next, in a fresh env; returns its observation."""
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    def _reset(self, which: Iterable[int], anew: bool = False) -> None:
+        """Begin the next episodes of these envs, in fresh ones if they failed."""
+        waiting = list(which)
+        while waiting:
+            for i in waiting:
+                self.actions[i] = []
+                self.returns[i] = 0.0
+                self.episode_costs[i] = None
+            reset_seeds = {
+                i: seeding.episode_seed(seeding.TRAIN_EPISODE, self.seeds[i], self.episode_index[i])
+                for i in waiting
+            }
+            waiting = []
+            for i, found in self.envs.reset(reset_seeds, anew).items():
+                if isinstance(found, Failure):
+                    self._cut(i, found)
+                    waiting.append(i)
+                else:
+                    self.observations[i] = found.observation
+            anew = True
+
+    def _cut(self, i: int, failure: Failure) -> None:
+        """Count a failure and end its episode before it."""
         length = len(self.actions[i])
         self.errors[i] += 1
-        self.failures.append(EnvFailure(self.seeds[i], self.env_steps, length, reason))
+        self.failures.append(EnvFailure(self.seeds[i], self.env_steps, length, failure.reason))
         if self.errors[i] > self.errors_allowed:
             raise RunError(
                 f"seed {self.seeds[i]}: the env failed {self.errors[i]} times, at last at step "
-                f"{self.env_steps} ({reason}); --online.env-errors allows {self.errors_allowed}. "
-                "Mend the env, or train anew with more."
-            ) from error
+                f"{self.env_steps} ({failure.reason}); --online.env-errors allows "
+                f"{self.errors_allowed}. Mend the env, or train anew with more."
+            ) from failure.error
         if length:
             self.episode_ends[i].append(self.env_steps - 1)
         self.episode_index[i] += 1
-        with contextlib.suppress(Exception):  # it is broken
-            self.envs[i].close()
-        self.envs[i] = self.make_env()
-        return self._reset(i)
 
     def step(
         self, actions: np.ndarray, again: np.ndarray | None = None
@@ -114,102 +131,100 @@ class EnvPopulation:
         more with an action for its new observation: with `again` (S,), its own mask, no further
         step is counted and only those envs move. Raises RunError beyond `errors_allowed`.
         """
-        n = len(self.envs)
+        n = len(self.seeds)
         next_observations = np.empty_like(self.observations)
         rewards = np.empty(n, np.float32)
         terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
-        finished = []
+        finished, broken = [], []
         self.env_steps += again is None
         self.failed = np.zeros(n, bool)
-        for i in range(n) if again is None else np.flatnonzero(again).tolist():
-            action = np.array(actions[i], np.float32)
-            try:
-                observation, reward, terminated[i], truncated[i], info = self.envs[i].step(action)
-                next_observations[i] = _finite(observation)
-                _finite(reward)
-            except Exception as error:
-                self.failed[i], terminated[i], truncated[i] = True, False, False
-                self.observations[i] = self._fail(i, error)
+        moving = range(n) if again is None else np.flatnonzero(again).tolist()
+        asked = {i: np.array(actions[i], np.float32) for i in moving}
+        for i, found in self.envs.step(asked).items():
+            if isinstance(found, Failure):
+                self.failed[i] = True
+                self._cut(i, found)
+                broken.append(i)
                 continue
-            rewards[i] = reward
-            self.actions[i].append(action)
-            self.returns[i] += float(reward)
-            self._count_cost(i, info)
-            if terminated[i] or truncated[i]:
+            next_observations[i], rewards[i] = found.observation, found.reward
+            terminated[i], truncated[i] = found.terminated, found.truncated
+            self.observations[i] = found.observation
+            self._count(i, asked[i], found)
+            if found.terminated or found.truncated:
+                total = self.returns[i] if found.score_return is None else found.score_return
                 finished.append(
                     Episode(
                         self.seeds[i],
                         self.env_steps,
-                        float(info.get("score_return", self.returns[i])),
+                        total,
                         len(self.actions[i]),
-                        bool(terminated[i]),
+                        found.terminated,
                         cost=self.episode_costs[i],
                     )
                 )
                 self.episode_index[i] += 1
                 self.episode_ends[i].append(self.env_steps)
-                self.observations[i] = self._reset(i)
-            else:
-                self.observations[i] = next_observations[i]
+        ended = [i for i in moving if terminated[i] or truncated[i]]
+        self._reset(ended)
+        self._reset(broken, anew=True)
         return next_observations, rewards, terminated, truncated, finished
 
-    def _count_cost(self, i: int, info: dict[str, Any]) -> None:
+    def _count(self, i: int, action: np.ndarray, found: Outcome) -> None:
+        """A step of the running episode."""
+        self.actions[i].append(action)
+        self.returns[i] += found.reward
         self.costs[i] = np.nan
-        if "cost" not in info:
-            return
-        try:
-            cost = float(info["cost"])
-        except (TypeError, ValueError):
-            cost = np.nan
-        if not np.isfinite(cost):
+        if isinstance(found.cost, str):
             raise RunError(
-                f"the env reported info['cost'] = {info['cost']!r}; it must be a finite number. "
+                f"the env reported info['cost'] = {found.cost}; it must be a finite number. "
                 "Mend the env, or let it leave 'cost' out."
             )
-        self.costs[i] = cost
-        self.episode_costs[i] = (self.episode_costs[i] or 0.0) + cost
+        if found.cost is not None:
+            self.costs[i] = found.cost
+            self.episode_costs[i] = (self.episode_costs[i] or 0.0) + found.cost
 
     @property
     def previous_actions(self) -> np.ndarray:
         """Executed in the last step (S, act); NaN where an episode has just begun."""
-        dim = self.envs[0].action_space.shape[0]  # type: ignore[index]
-        blank = np.full(dim, np.nan, np.float32)
+        blank = np.full(self.action_dim, np.nan, np.float32)
         return np.stack([actions[-1] if actions else blank for actions in self.actions])
 
     def state(self) -> dict[str, Any]:
         """JSON facts and arrays that `restore` needs."""
-        dim = self.envs[0].action_space.shape[0]  # type: ignore[index]
+        blank = np.zeros((0, self.action_dim), np.float32)
         return {
             "episode_index": list(self.episode_index),
             "episode_ends": [list(ends) for ends in self.episode_ends],
             "env_steps": self.env_steps,
             "env_errors": list(self.errors),
-            "actions": [np.stack(a) if a else np.zeros((0, dim), np.float32) for a in self.actions],
+            "actions": [np.stack(a) if a else blank for a in self.actions],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Replay each env's current episode up to where `state` was taken."""
         self.episode_index = list(state["episode_index"])
         self.errors = list(state.get("env_errors", self.errors))
-        for i, env in enumerate(self.envs):
-            self.observations[i] = self._reset(i)
-            for action in state["actions"][i]:
-                observation, reward, _, _, info = env.step(action)
-                self.observations[i] = observation
-                self.actions[i].append(np.array(action, np.float32))
-                self.returns[i] += float(reward)
-                self._count_cost(i, info)
+        self._reset(range(len(self.seeds)))
+        replayed = [list(np.array(actions, np.float32)) for actions in state["actions"]]
+        for step in range(max(map(len, replayed))):
+            asked = {i: actions[step] for i, actions in enumerate(replayed) if step < len(actions)}
+            found = successes(self.envs.step(asked), f"the env failed at replayed step {step + 1}")
+            for i, outcome in found.items():
+                self.observations[i] = outcome.observation
+                self._count(i, asked[i], outcome)
         self.env_steps = state["env_steps"]
         self.episode_ends = [list(ends) for ends in state["episode_ends"]]
 
     def close(self) -> None:
-        for env in self.envs:
-            env.close()
+        self.envs.close()
 
 
-def _finite(values: Any) -> np.ndarray:
-    """A float32 copy: some envs return live buffers. Raises ValueError for NaN and infinity."""
-    array = np.array(values, np.float32)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{array[~np.isfinite(array)][0]} in its observation or reward")
-    return array
+AUTO_PROCESSES = 8
+"""More are started only if asked for: each takes a hundred megabytes and more."""
+
+
+def processes_for(task: Task, asked: int | None) -> int:
+    """As many as asked for; None: one for every core where an env's step outweighs the messages."""
+    if asked is not None:
+        return asked
+    return min(usable_cores(), AUTO_PROCESSES) if task.slow else 1

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +12,8 @@ from spaars import seeding
 from spaars.algos.agent import Agent, SkillAgent
 from spaars.safety import SafetyConfig
 from spaars.training import population
-from spaars.training.envs import MakeEnv
 from spaars.training.population import over_seeds
+from spaars.training.stepping import Envs, MakeEnv, open_envs, successes
 
 UNLIMITED = SafetyConfig()
 
@@ -34,53 +33,52 @@ def evaluation_seed(seed: int, index: int) -> int:
 
 
 def run_episodes(
-    envs: Sequence[Sequence[gymnasium.Env]],
+    envs: Envs,
     reset_seeds: Sequence[Sequence[int]],
     act: Callable[[np.ndarray, int], tuple[Any, Mapping[str, Any]]],
 ) -> EvalResult:
-    """An episode in every env (S, n), all in lockstep.
+    """An episode for each of the seeds (S, n), all in lockstep, in as many envs (S n).
 
     `act` gives actions (S, n, act) and facts (S, n) for observations (S, n, obs) and the step.
+    Raises RunError if an env fails: an episode that is left out would change the mean.
     """
-    shape = (len(envs), len(envs[0]))
-    observations = np.stack(
-        [
-            [
-                np.array(env.reset(seed=reset_seed)[0], np.float32)
-                for env, reset_seed in zip(row, seeds, strict=True)
-            ]
-            for row, seeds in zip(envs, reset_seeds, strict=True)
-        ]
+    shape = (len(reset_seeds), len(reset_seeds[0]))
+    n = shape[0] * shape[1]
+    flat_seeds = (seed for seeds in reset_seeds for seed in seeds)
+    begun = successes(
+        envs.reset(dict(enumerate(flat_seeds))), "evaluation: the env failed at its reset"
     )
-    returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
-    running, terminated = np.ones(shape, bool), np.zeros(shape, bool)
+    observations = np.stack([begun[i].observation for i in range(n)])
+    returns, lengths = np.zeros(n), np.zeros(n, np.int64)
+    running, terminated = np.ones(n, bool), np.zeros(n, bool)
     totals: dict[str, np.ndarray] = {}
     step = 0
     while running.any():
-        device_actions, facts = act(observations, step)
-        actions = np.asarray(device_actions)
+        device_actions, facts = act(observations.reshape(*shape, -1), step)
+        actions = np.asarray(device_actions).reshape(n, -1)
         for name, value in facts.items():
             total = totals.setdefault(name, np.zeros(shape))
-            total += np.where(running, np.asarray(value), 0.0)
-        for s, i in zip(*np.nonzero(running), strict=True):
-            observation, reward, term, trunc, _ = envs[s][i].step(actions[s, i])
-            observations[s, i] = observation
-            returns[s, i] += float(reward)
-            lengths[s, i] += 1
-            terminated[s, i] = term
-            running[s, i] = not (term or trunc)
+            total += np.where(running.reshape(shape), np.asarray(value), 0.0)
+        asked = {i: actions[i] for i in np.flatnonzero(running).tolist()}
+        found = successes(envs.step(asked), f"evaluation: the env failed at step {step + 1}")
+        for i, outcome in found.items():
+            observations[i] = outcome.observation
+            returns[i] += outcome.reward
+            lengths[i] += 1
+            terminated[i] = outcome.terminated
+            running[i] = not (outcome.terminated or outcome.truncated)
         step += 1
-    visited = lengths.sum(1)
+    visited = lengths.reshape(shape).sum(1)
     return EvalResult(
-        returns,
-        lengths,
-        terminated,
+        returns.reshape(shape),
+        lengths.reshape(shape),
+        terminated.reshape(shape),
         {name: total.sum(1) / visited for name, total in totals.items()},
     )
 
 
 class Evaluator:
-    """Runs `episodes` episodes of every seed in lockstep.
+    """Runs `episodes` episodes of every seed in lockstep, in so many `processes`.
 
     Call it with what the policies read: `Agent.acting` of every seed, leaves (S, ...).
 
@@ -98,10 +96,11 @@ class Evaluator:
         offset: int = 0,
         mapping: population.Mapping = "auto",
         safety: SafetyConfig = UNLIMITED,
+        processes: int = 1,
     ):
         self.agent, self.seeds, self.episodes = agent, list(seeds), episodes
-        self.envs = [[make_env() for _ in range(episodes)] for _ in seeds]
-        self.envelope = safety.envelope(self.envs[0][0].action_space)
+        self.envs = open_envs(make_env, len(self.seeds) * episodes, processes)
+        self.envelope = safety.envelope(self.envs.action_space)
         self.safety = safety
         self.offset = offset
         self._act = jax.jit(partial(_act, agent, stochastic, mapping))
@@ -134,9 +133,7 @@ class Evaluator:
         return run_episodes(self.envs, reset_seeds, act)
 
     def close(self) -> None:
-        for envs in self.envs:
-            for env in envs:
-                env.close()
+        self.envs.close()
 
 
 def _act(

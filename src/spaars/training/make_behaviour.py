@@ -62,7 +62,7 @@ def make_behaviour(
     envs = EnvPopulation(task.make_env, [config.seed])
     screen_env = task.make_env()
     observation_dim = envs.observations.shape[1]
-    action_dim = envs.envs[0].action_space.shape[0]  # type: ignore[index]
+    action_dim = envs.action_dim
     state = agent.init(
         seeding.stream(config.seed, seeding.INIT),
         jnp.zeros(observation_dim),

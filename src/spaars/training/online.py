@@ -66,6 +66,10 @@ class OnlineConfig:
     env_errors: int = 10
     """Times per seed that the env may raise or give NaN: its episode is cut there, the event is
     logged, and training goes on. Methods with skills stop at the first."""
+    env_processes: int | None = None
+    """Processes that step the envs of training and of evaluation, 1: this one. The results do not
+    depend on it. None: one for every core (8 at most) in the kitchen, whose env is slow; 1
+    elsewhere."""
 
     def mixture(self, discount: float) -> Mixture:
         return Mixture(
@@ -97,7 +101,7 @@ class OnlineLoop:
         envelope: ActionEnvelope | None = None,
     ):
         self.agent, self.replay = agent, replay
-        self.envelope = envelope or ActionEnvelope(envs.envs[0].action_space)
+        self.envelope = envelope or ActionEnvelope(envs.envs.action_space)
         self.skills = agent if isinstance(agent, SkillAgent) else None
         self.state = own_buffers(state)
         acting = own_buffers(self.acting())
@@ -109,7 +113,7 @@ class OnlineLoop:
         self.update_keys = _streams(envs.seeds, seeding.UPDATE)
         self.evidence_keys = _streams(envs.seeds, seeding.EVIDENCE)
         self._act = jax.jit(partial(_act, agent, mapping))
-        self._random = jax.jit(partial(_random_actions, envs.envs[0].action_space.shape[0]))  # type: ignore[index]
+        self._random = jax.jit(partial(_random_actions, envs.action_dim))
         self._evidence = jax.jit(partial(_evidence, agent, config, mapping))
         self._look_back = jax.jit(partial(_look_back, agent, mapping), static_argnums=0)
         self._insert = jax.jit(insert, donate_argnums=0)

@@ -19,8 +19,9 @@ from spaars.tasks.any_env import describe_env
 from spaars.training import checks
 from spaars.training import config as configs
 from spaars.training.checkpoint import load_checkpoint
-from spaars.training.config import TrainConfig
+from spaars.training.config import METHODS, TrainConfig
 from spaars.training.donor import donated_prior
+from spaars.training.envs import processes_for
 from spaars.training.provenance import git_revision
 from spaars.training.run_directory import (
     default_run_dir,
@@ -29,6 +30,7 @@ from spaars.training.run_directory import (
     read_config,
     write_json,
 )
+from spaars.training.stepping import EnvProcesses
 from spaars.training.trainer import Progress, Run, Stopped, Trainer
 
 
@@ -134,6 +136,8 @@ def _load(
 
     env = task.make_env()  # what is wrong with it is told before anything is recorded
     env.close()
+    if processes_for(task, config.online.env_processes) > 1:
+        EnvProcesses(task.make_env, 1, 1).close()  # so is that it cannot be made elsewhere
     if config.dataset is None and task.behaviour is None and not task.subtasks:
         raise ConfigError(f"{task.name} embeds no data: give --dataset PATH.")
     dataset = load_dataset(task, config.dataset, config.transitions, progress=progress)
@@ -145,7 +149,28 @@ def _load(
         env.action_space.shape[0],  # type: ignore[index]
         task.env_id,
     )
+    check_skills(config, dataset)
     return dataset, facts
+
+
+def check_skills(config: TrainConfig, dataset: Dataset) -> None:
+    """Skills are learned from as many steps of one episode: DataError if none is so long, a warning
+    if some are not."""
+    if "opal" not in METHODS[config.method].sections:
+        return
+    length, lengths = config.opal.skill_length, dataset.episode_lengths()
+    short = int((lengths < length).sum())
+    if short == len(lengths):
+        raise DataError(
+            f"{dataset.label}: no episode has the {length} steps of a skill; the longest has "
+            f"{lengths.max()}. Lower --opal.skill-length, or log longer episodes."
+        )
+    if short:
+        warnings.warn(
+            f"{dataset.label}: {short} of {len(lengths)} episodes are shorter than the {length} "
+            "steps of a skill, and nothing is learned from them",
+            stacklevel=2,
+        )
 
 
 def check_parts(dataset: Dataset, facts: dict[str, Any], env_name: str) -> None:

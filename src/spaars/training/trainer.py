@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -17,7 +18,7 @@ from spaars import seeding
 from spaars.algos.agent import SkillAgent
 from spaars.data import Dataset
 from spaars.data.replay import Replay, as_batch, empty_ring, start_rows, window_rows
-from spaars.errors import DataError, RunError
+from spaars.errors import RunError
 from spaars.report import write_report
 from spaars.safety import SupportMonitor
 from spaars.safety.monitor import ended_episodes, look_back
@@ -26,7 +27,7 @@ from spaars.tasks import Task
 from spaars.training.checkpoint import Checkpoint, collect, save_checkpoint
 from spaars.training.config import TrainConfig
 from spaars.training.donor import donated_prior, with_prior
-from spaars.training.envs import EnvPopulation, Episode
+from spaars.training.envs import EnvPopulation, Episode, processes_for
 from spaars.training.evaluate import EvalResult, Evaluator
 from spaars.training.handover import reason_to_hand_over
 from spaars.training.metrics import MetricsLog
@@ -91,6 +92,7 @@ class Trainer:
         mean, std = dataset.observation_statistics()
         self.state = initial_state(config, mean, std, dataset.action_dim)
         self.loop: OnlineLoop | None = None  # from the first online step on
+        self.evaluations: list[tuple[list[np.ndarray], EvalResult]] = []  # the last two
         self.stop_asked = False
         n = len(config.seeds)
         # JSON only: it travels in the checkpoint.
@@ -114,14 +116,7 @@ class Trainer:
         """Where the dataset's windows of one skill begin; None for agents without skills."""
         if not isinstance(self.agent, SkillAgent):
             return None
-        length = self.agent.skill_length
-        rows = window_rows(*self.dataset.episode_bounds(), length)
-        if not len(rows):
-            raise DataError(
-                f"{self.dataset.label}: no episode has the {length} steps of a skill; the longest "
-                f"has {self.dataset.episode_lengths().max()}. Lower --opal.skill-length, or log "
-                "longer episodes."
-            )
+        rows = window_rows(*self.dataset.episode_bounds(), self.agent.skill_length)
         return jnp.asarray(rows, jnp.int32)
 
     # ------------------------------------------------------------------ the run
@@ -178,12 +173,27 @@ class Trainer:
             self.stop_if_asked()
 
     def run_online(self, checkpoint: Checkpoint | None) -> None:
-        c = self.config
-        make_env = partial(self.task.make_env, training=True)
-        envs = EnvPopulation(make_env, c.seeds, c.online.env_errors)
-        evaluator = Evaluator(
-            self.agent, self.task.make_env, c.seeds, c.evaluation.episodes, safety=c.safety
-        )
+        c, task = self.config, self.task
+        processes = processes_for(task, c.online.env_processes)
+        make_env = partial(task.make_env, training=True)
+        with (
+            closing(EnvPopulation(make_env, c.seeds, c.online.env_errors, processes)) as envs,
+            closing(
+                Evaluator(
+                    self.agent,
+                    task.make_env,
+                    c.seeds,
+                    c.evaluation.episodes,
+                    safety=c.safety,
+                    processes=processes,
+                )
+            ) as evaluator,
+        ):
+            self.envs, self.evaluator = envs, evaluator
+            self.run_chunks(checkpoint)
+
+    def run_chunks(self, checkpoint: Checkpoint | None) -> None:
+        c, envs = self.config, self.envs
         ring = empty_ring(
             len(c.seeds),
             min(c.online.replay_capacity or c.online.steps, c.online.steps),
@@ -206,7 +216,7 @@ class Trainer:
             c.deployment,
             # Logged rewards sum up to a training return, which need not be evaluation's.
             None if self.task.training_kwargs else float(self.dataset.episode_returns().mean()),
-            envelope=c.safety.envelope(envs.envs[0].action_space),
+            envelope=c.safety.envelope(envs.envs.action_space),
         )
         if checkpoint is not None and begun and c.deployment.rule == "proven":
             if "trials" not in checkpoint.progress:
@@ -221,23 +231,19 @@ class Trainer:
                 checkpoint.tree("candidate", acting),
             )
         self.state = None  # the loop owns it now; the old buffers are donated away
-        self.loop, self.envs, self.evaluator = loop, envs, evaluator
-        try:
-            if not begun:
-                # What an agent that starts from nothing has before its first step is no offline
-                # policy.
-                self.evaluate(loop, "offline" if self.phases else "initial")
-                self.save()
-            while envs.env_steps < c.online.steps:
-                metrics, episodes, verdicts = loop.run_chunk()
-                self.log_episodes(episodes)
-                self.log_verdicts(verdicts)
-                self.log_failures(envs)
-                self.keep_budget(loop)
-                self.after_chunk(loop, metrics)
-        finally:
-            envs.close()
-            evaluator.close()
+        self.loop = loop
+        if not begun:
+            # What an agent that starts from nothing has before its first step is no offline
+            # policy.
+            self.evaluate(loop, "offline" if self.phases else "initial")
+            self.save()
+        while envs.env_steps < c.online.steps:
+            metrics, episodes, verdicts = loop.run_chunk()
+            self.log_episodes(episodes)
+            self.log_verdicts(verdicts)
+            self.log_failures(envs)
+            self.keep_budget(loop)
+            self.after_chunk(loop, metrics)
 
     def after_chunk(self, loop: OnlineLoop, metrics: dict[str, np.ndarray]) -> None:
         """Log, decide the hand-over, evaluate, save: in this order, all at chunk boundaries."""
@@ -290,8 +296,7 @@ class Trainer:
 
     def look_back(self, loop: OnlineLoop, steps: int) -> dict[str, np.ndarray]:
         """What was executed in the last `steps`, measured once for a line of metrics; (S,) each."""
-        now, limit = self.envs.env_steps, self.envs.envs[0].spec
-        longest = (limit.max_episode_steps if limit else None) or self.config.log_every
+        now, longest = self.envs.env_steps, self.envs.envs.time_limit or self.config.log_every
         rows = min(loop.replay.ring.capacity, self.config.log_every + longest)
         seen, stored = loop.look_back(rows), min(now, rows)
         found = []
@@ -346,12 +351,12 @@ class Trainer:
 
     def evaluate(self, loop: OnlineLoop, label: str, only: np.ndarray | None = None) -> EvalResult:
         """Run the deployed policies' evaluation episodes; write those of `only` (default: all)."""
-        result = self.evaluator(loop.deployed)
+        result = self.evaluated(loop.deployed)
         step = self.envs.env_steps
         scores = self.task.score(result.returns)
         newest = scores
         if self.config.deployment.rule == "proven" and step > 0:
-            newest = self.task.score(self.evaluator(loop.acting()).returns)
+            newest = self.task.score(self.evaluated(loop.acting()).returns)
         for i, seed in enumerate(self.config.seeds):
             if only is not None and not only[i]:
                 continue
@@ -374,6 +379,16 @@ class Trainer:
         means = " ".join(f"{score:.1f}" for score in scores.mean(1))
         self.message(f"step {step}: {label} score {means}")
         return result
+
+    def evaluated(self, acting: Any) -> EvalResult:
+        """The evaluation of these policies. The last two evaluated, such as a deployed policy that
+        nothing has beaten since, are not run again: the same episodes would come out."""
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(acting))]
+        same = [one for one in self.evaluations if all(map(np.array_equal, leaves, one[0]))]
+        # Copies: what is donated to the next update may be what they show.
+        now = same[0] if same else ([leaf.copy() for leaf in leaves], self.evaluator(acting))
+        self.evaluations = [now, *(one for one in self.evaluations if one is not now)][:2]
+        return now[1]
 
     def log_episodes(self, episodes: Sequence[Episode]) -> None:
         for e in episodes:

@@ -79,7 +79,7 @@ def load_dataset(
     if path is not None:
         if task is None or not task.subtasks:
             return load_file(path)
-        replays = kitchen.load(Path(path), task.subtasks)
+        replays = kitchen.load(Path(path), task)
         return replays or kitchen.without_goal(load_file(path), str(path))
     if task is None:
         raise ConfigError("no data: give a task with an embedded dataset or the path of a file.")

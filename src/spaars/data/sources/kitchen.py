@@ -11,9 +11,11 @@ A replay file (npz) has rows in time order, episodes one after another:
     at_goal            (N, 1)   bits: which of the seven subtasks are complete after the step
     final_observation  (E, 59)  after the last step of each episode
     ep_start, ep_len   (E,)     rows of the episodes
+    demo               (E,)     number of the demonstration that was replayed; may be missing
 """
 
 import itertools
+import warnings
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +29,7 @@ from spaars.data.sources import npz
 from spaars.data.sources.reading import Progress
 from spaars.errors import DataError, unknown_name
 from spaars.seeding import DEMONSTRATION, episode_seed
+from spaars.tasks import Task
 from spaars.tasks.kitchen import OBSERVATION, make_raw_env
 
 SUBTASKS = (
@@ -50,17 +53,17 @@ REPLAY_ARRAYS = (
 )
 
 
-def load(path: Path, subtasks: tuple[str, ...]) -> Dataset | None:
-    """A replay file; None for what is none.
+def load(path: Path, task: Task) -> Dataset | None:
+    """A replay file as a kitchen task's data; None for what is none.
 
     Raises:
         DataError: as `load_file`; also for demonstrations that were not replayed yet.
     """
-    unknown = [name for name in subtasks if name not in SUBTASKS]
+    unknown = [name for name in task.subtasks if name not in SUBTASKS]
     if unknown:
         raise unknown_name("kitchen subtask", unknown[0], SUBTASKS)
     if is_replay(path):
-        return _replays(path, subtasks)
+        return _replays(path, task)
     if npz.claims(path) and path.is_file() and "ctrl_target" in npz.names_in(path):
         raise DataError(
             f"{path}: recorded joint targets, not yet what the simulator makes of them. Replay "
@@ -86,7 +89,8 @@ def without_goal(dataset: Dataset, where: str) -> Dataset:
     if width not in (STATE, STATE + GOAL):
         raise DataError(
             f"{where}: kitchen observations have {STATE} columns, {STATE + GOAL} with D4RL's goal; "
-            f"got {width}."
+            f"got {width}. Log 9 joint and 21 object positions, columns 0-8 and 18-38 of "
+            "FrankaKitchen-v1."
         )
     ends = dataset.terminated
     kept = ~ends
@@ -103,13 +107,15 @@ def without_goal(dataset: Dataset, where: str) -> Dataset:
     )
 
 
-def _replays(path: Path, subtasks: tuple[str, ...]) -> Dataset:
-    raw = npz.read_arrays(path, REPLAY_ARRAYS)
+def _replays(path: Path, task: Task) -> Dataset:
+    told = ("demo",) if "demo" in npz.names_in(path) else ()
+    raw = npz.read_arrays(path, (*REPLAY_ARRAYS, *told))
     observation, final = raw["observation"], raw["final_observation"]
     for name, array in (("observation", observation), ("final_observation", final)):
         if array.ndim != 2 or array.shape[1] != 59:
             raise DataError(
-                f"{path}: '{name}' has shape {array.shape}, FrankaKitchen-v1 has 59 columns."
+                f"{path}: '{name}' has shape {array.shape}, FrankaKitchen-v1 has 59 columns. Write "
+                "its whole 'observation'; training picks what it needs."
             )
     n = len(observation)
     bounds = _episode_bounds(raw["ep_start"], raw["ep_len"], n, path)
@@ -124,8 +130,24 @@ def _replays(path: Path, subtasks: tuple[str, ...]) -> Dataset:
             f"{path}: 'at_goal' must be bits of shape ({n}, 1), got {at_goal.dtype} "
             f"{at_goal.shape}. Write numpy.packbits of the seven subtasks, row by row."
         )
-    wanted = [SUBTASKS.index(name) for name in subtasks]
-    rewards = np.unpackbits(at_goal, axis=1)[:, wanted].sum(1)
+    label = f"{path.stem} ({len(final)} replays)"
+    if told:
+        demo = raw["demo"]
+        if demo.shape != (len(final),) or demo.dtype.kind not in "iu":
+            raise DataError(
+                f"{path}: 'demo' must be {len(final)} whole numbers, one for each episode, got "
+                f"{demo.dtype} {demo.shape}. Leave it out if it is not known."
+            )
+        # However often each was replayed: what there is to learn from are the demonstrations.
+        label = f"{task.name} ({len(np.unique(demo))} demos)"
+    wanted = [SUBTASKS.index(name) for name in task.subtasks]
+    complete = np.unpackbits(at_goal, axis=1)[:, wanted]
+    never = [name for i, name in enumerate(task.subtasks) if not complete[:, i].any()]
+    if never:
+        warnings.warn(
+            f"{path}: no episode completes {', '.join(never)}, which {task.name} asks for",
+            stacklevel=2,
+        )
     observations = observation[:, OBSERVATION]
     last = np.zeros(n, bool)
     last[bounds[1:] - 1] = True
@@ -134,11 +156,11 @@ def _replays(path: Path, subtasks: tuple[str, ...]) -> Dataset:
     return Dataset.build(
         observations=observations,
         actions=raw["action"],
-        rewards=rewards.astype(np.float32),
+        rewards=complete.sum(1).astype(np.float32),
         next_observations=next_observations,
         terminated=np.zeros(n, bool),  # a demonstration ends, the kitchen does not
         truncated=last,
-        label=f"{path.stem} ({len(final)} replays)",
+        label=label,
         where=str(path),
         keys={"actions": "action", "observations": "observation"},
     )
