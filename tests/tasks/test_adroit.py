@@ -14,7 +14,7 @@ from spaars.cli.main import main
 from spaars.tasks import get_task
 
 DOOR = get_task("door-human")
-EPISODES, STEPS = 3, 60
+EPISODES, STEPS = 3, 50
 
 
 def d4rl_file(path: Path) -> Path:
@@ -89,38 +89,46 @@ def words(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
     return printed.out
 
 
+SIZES = {
+    "iql": ("--iql.updates", "100"),
+    "spaars": (
+        *("--prior.updates", "100", "--offline.updates", "100", "--online.utd", "1"),
+        *("--gate.earliest-step", "200", "--gate.latest-step", "300"),
+        *("--gate.plateau-window", "100"),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["iql", pytest.param("spaars", marks=pytest.mark.slow)])
 def test_a_d4rl_file_to_an_exported_policy_by_configuration_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, run = d4rl_file(tmp_path / "door-v0_demos_clipped.hdf5"), tmp_path / "run"
     shown = words(capsys, "data", "inspect", data, "--task", "door-human")
     assert "39 dimensions" in shown
     assert "28 dimensions" in shown
     assert f"{EPISODES}  (0 terminated, {EPISODES} truncated)" in shown
-    # The last row of each episode has no next observation.
-    assert f"{EPISODES * (STEPS - 1)}" in shown
 
     words(
         capsys,
-        *("train", "door-human", "--preset", "smoke", "--dataset", data, "--out", run),
-        *("--prior.updates", "100", "--offline.updates", "100", "--log-every", "50"),
-        *("--checkpoint-every", "200", "--online.steps", "600", "--online.utd", "1"),
-        *("--gate.earliest-step", "200", "--gate.latest-step", "300"),
-        *("--gate.plateau-window", "100", "--evaluation.every", "600"),
-        *("--evaluation.episodes", "2"),
+        *("train", "door-human", "--method", method, "--preset", "smoke", *SIZES[method]),
+        *("--dataset", data, "--out", run, "--log-every", "50", "--checkpoint-every", "200"),
+        *("--online.steps", "400", "--evaluation.every", "400", "--evaluation.episodes", "1"),
     )
     config = json.loads((run / "config.json").read_text())
+    # The last row of each episode has no next observation.
     assert config["dataset"]["transitions"] == EPISODES * (STEPS - 1)
-    assert config["config"]["prior"]["latent_dim"] == 28
+    if method == "iql":
+        assert config["config"]["iql"]["temperature"] == 0.5  # as published for Adroit
     (seed,) = json.loads((run / "summary.json").read_text())["seeds"]
-    assert seed["env_steps"] == 600
+    assert seed["env_steps"] == 400
     assert seed["falls_per_1k"] == 0.0
-    assert -3.0 < seed["final_score"] < 3.0  # nobody opens a door in 600 steps
+    assert -3.0 < seed["final_score"] < 3.0  # nobody opens a door in 400 steps
 
-    evaluated = json.loads(words(capsys, "eval", run, "--episodes", "2", "--json"))
+    evaluated = json.loads(words(capsys, "eval", run, "--episodes", "1", "--json"))
     words(capsys, "export", run)
     exported = run / "policy-s0.npz"
-    ours = json.loads(words(capsys, "eval", exported, "--episodes", "2", "--json"))
+    ours = json.loads(words(capsys, "eval", exported, "--episodes", "1", "--json"))
     assert ours["task"] == evaluated["task"] == "door-human"
     assert ours["seeds"][0]["length_mean"] == 200.0
     assert ours["seeds"][0]["score"] == pytest.approx(evaluated["seeds"][0]["score"], abs=1e-2)

@@ -216,4 +216,5 @@ def register(task: Task) -> None:
 
 
 def task_names() -> list[str]:
+    """Tasks that come with the package or were registered, sorted by name."""
     return sorted(_TASKS)
