@@ -416,13 +416,18 @@ def presets_page(used: set[str] | None = None) -> str:
             names = list(flat(settings))
             text = across_presets(names, task, method or "spaars", f"{task}:", used)
             blocks += [f"### `{task}`, {who}", text]
+    config = TrainConfig(task="")
+    names = [field.name for field in dataclasses.fields(config)]
+    sections = {name for name in names if dataclasses.is_dataclass(getattr(config, name))}
+    if missing := sections - set(SECTIONS):
+        raise SystemExit(f"docs/make_pages.py: SECTIONS lacks {', '.join(sorted(missing))}")
     blocks += [
         "## Defaults",
         "Every setting that the tables above do not name has this value.",
-        defaults("", TrainConfig(task=""), used),
+        defaults("", config, used),
     ]
     for path, title in SECTIONS.items():
-        section = value_of(TrainConfig(task=""), path)
+        section = value_of(config, path)
         blocks += [f"### {title}", defaults(path, section, used)]
     return "\n\n".join(blocks) + "\n"
 
