@@ -291,11 +291,13 @@ def test_limited_actions_are_limited_in_the_file(rate_limit, tmp_path: Path, poi
     envelope = SafetyConfig(**LIMITS, rate_limit=rate_limit).envelope(POINT_ACTIONS)
     executed = None
     for batch in np.split(observations(200), 10):
-        ours = policy(batch)
-        np.testing.assert_allclose(ours, theirs(batch), atol=1e-5)
+        ours, runs_own = policy(batch), theirs(batch)
+        np.testing.assert_allclose(ours, runs_own, atol=1e-5)
         # Not almost but exactly what the envelope makes of what the policy asks for.
         executed = envelope(free(batch), executed)
         np.testing.assert_array_equal(ours, executed)
+        for actions in (ours, runs_own):
+            actions *= 90.0  # in place, as a robot's units may ask for
     assert (executed != free(batch)).any(0).all()  # every dimension was limited
     assert policy.about["envelope"]["low"] == [-0.5, -0.25]
     card = (run / "policy-s3.npz.md").read_text()

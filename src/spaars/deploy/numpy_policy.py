@@ -215,7 +215,7 @@ class NumpyPolicy:
             values["skills"] = self._skills
         computed = self._run("actions", values)
         if self._limits_rate:
-            self._previous = computed["actions"]
+            self._previous = computed["actions"].copy()  # the caller may change theirs
         return computed
 
     def _same_envs(self, what: str, kept: np.ndarray, observations: np.ndarray) -> None:
