@@ -15,8 +15,9 @@ import toy
 from spaars import load_policy
 from spaars.cli.main import main
 from spaars.deploy.export import export
-from spaars.deploy.numpy_policy import NumpyPolicy
-from spaars.errors import DataError, RunError
+from spaars.deploy.numpy_policy import NumpyPolicy, PolicyError
+from spaars.errors import ConfigError, DataError, RunError
+from spaars.safety import SafetyConfig
 from spaars.tasks import register
 from spaars.training.checkpoint import collect, save_checkpoint
 from spaars.training.config import to_json
@@ -24,6 +25,7 @@ from spaars.training.run_directory import write_json
 from toy_policies import fresh_state, observations, redrawn, toy_config
 
 SEEDS = (3, 8)
+POINT_ACTIONS = gymnasium.spaces.Box(-1.0, 1.0, (2,))
 EVALUATIONS = [
     {"step": 0, "label": "offline", "score": 20.0, "score_std": 2.0, "newest_score": 20.0},
     {"step": 500, "label": "periodic", "score": 61.5, "score_std": 3.0, "newest_score": 44.0},
@@ -277,12 +279,48 @@ def test_without_onnx_the_remedy_is_named(run: Path, capsys, monkeypatch, tmp_pa
     assert not out.exists()
 
 
-def test_a_run_with_limited_actions_is_refused(tmp_path: Path, point_task) -> None:
-    """The file could not hold a robot to its rate limit."""
-    limited = a_run(tmp_path / "run", "bc", safety={"rate_limit": (0.1,)})
-    with pytest.raises(RunError, match=r"limits actions .* Use `spaars.load_policy` on the run"):
-        export(limited)
-    assert not list(limited.glob("policy*"))
-    policy = load_policy(limited)
-    steps = np.stack([policy(x) for x in observations(20)])
-    assert np.abs(np.diff(steps, axis=0)).max() <= 0.1 + 1e-6
+LIMITS = {"action_low": (-0.5, -0.25), "action_high": (0.75,)}
+
+
+@pytest.mark.parametrize("rate_limit", [None, (0.1, 0.3)])
+def test_limited_actions_are_limited_in_the_file(rate_limit, tmp_path: Path, point_task) -> None:
+    """Bounds and rate limit go along, as the run itself applies them."""
+    run = a_run(tmp_path / "run", "bc", safety=LIMITS | {"rate_limit": rate_limit})
+    policy, theirs = load_policy(export(run)), load_policy(run)
+    free = load_policy(export(a_run(tmp_path / "free", "bc")))
+    envelope = SafetyConfig(**LIMITS, rate_limit=rate_limit).envelope(POINT_ACTIONS)
+    executed = None
+    for batch in np.split(observations(200), 10):
+        ours, runs_own = policy(batch), theirs(batch)
+        np.testing.assert_allclose(ours, runs_own, atol=1e-5)
+        # Not almost but exactly what the envelope makes of what the policy asks for.
+        executed = envelope(free(batch), executed)
+        np.testing.assert_array_equal(ours, executed)
+        for actions in (ours, runs_own):
+            actions *= 90.0  # in place, as a robot's units may ask for
+    assert (executed != free(batch)).any(0).all()  # every dimension was limited
+    assert policy.about["envelope"]["low"] == [-0.5, -0.25]
+    card = (run / "policy-s3.npz.md").read_text()
+    assert "| 0 | -1 | 1 | -0.5 | 0.75 |" in card
+    assert ("largest change" in card) == (rate_limit is not None)
+    if rate_limit is None:
+        return
+    with pytest.raises(PolicyError, match=r"last actions of 20 envs, got observations of 3.*reset"):
+        policy(observations(3))
+    policy.reset()
+    first = policy(observations(3))
+    np.testing.assert_array_equal(first, envelope(free(observations(3))))
+
+
+def test_onnx_holds_bounds_and_refuses_what_it_cannot_remember(tmp_path: Path, point_task) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    run, x = a_run(tmp_path / "run", "bc", safety=LIMITS), observations(500)
+    limited = load_policy(export(run, "onnx"))(x)
+    np.testing.assert_allclose(limited, load_policy(run)(x), atol=1e-5)
+    assert limited[:, 0].min() == -0.5
+    assert limited.max() == 0.75
+    slow = a_run(tmp_path / "slow", "bc", safety=LIMITS | {"rate_limit": (0.1,)})
+    with pytest.raises(ConfigError, match=r"remembers its last action.*Use --format npz"):
+        export(slow, "onnx")
+    assert not list(slow.glob("policy*"))

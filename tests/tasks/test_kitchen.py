@@ -168,8 +168,8 @@ def test_missing_data_say_how_to_get_them(demos, tmp_path):
 
 
 def test_a_missing_package_names_the_extra():
-    with pytest.raises(ConfigError, match=r"pip install 'spaars\[kitchen\]'"):
-        import_package("no_such_module:kitchen", "kitchen-mixed")
+    with pytest.raises(ConfigError, match=r"pip install 'spaars\[robotics\]'"):
+        import_package("no_such_module:robotics", "kitchen-mixed")
 
 
 def test_human_replays_do_three_of_the_four_subtasks():

@@ -107,13 +107,29 @@ def _spaces(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
             for i in range(description["observation_dim"])
         ],
     )
+    limits = about.get("envelope", {})
     actions = _table(
-        ("dimension", "-1 means", "1 means"),
+        ("dimension", "-1 means", "1 means", *limits),
         [
-            (i, f"{about['action_low'][i]:g}", f"{about['action_high'][i]:g}")
+            (
+                i,
+                f"{about['action_low'][i]:g}",
+                f"{about['action_high'][i]:g}",
+                *(f"{limit[i]:g}" for limit in limits.values()),
+            )
             for i in range(description["action_dim"])
         ],
     )
+    if limits:
+        actions += (
+            "\n\nActions are brought within these limits, to which the run was held (--safety.*); "
+            "they are in the units of [-1, 1]."
+        )
+    if "largest change" in limits:
+        actions += (
+            " The largest change is from one call to the next: call the policy once per step, and "
+            "`reset()` it when an episode begins."
+        )
     skills = ""
     if "skill_length" in description:
         skills = (

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from gymnasium.spaces import Box
 
 from spaars.data.files import atomic_write
 from spaars.deploy.card import model_card
@@ -15,7 +16,7 @@ from spaars.deploy.graph import graphs_of
 from spaars.deploy.numpy_policy import DESCRIPTION, FORMAT
 from spaars.deploy.onnx_policy import onnx_bytes
 from spaars.deploy.policy import Loaded, index_of, load_acting, load_exported
-from spaars.errors import ConfigError, RunError
+from spaars.errors import ConfigError
 from spaars.tasks import get_task
 from spaars.training.config import TrainConfig
 from spaars.training.provenance import command_line, git_revision, versions
@@ -38,30 +39,38 @@ def export(
     beside it, the same name with `.md` added. Returns the file's path.
 
     Raises:
-        RunError: no run, no checkpoint, no such seed; a run whose actions are limited by flags.
-        ConfigError: `out` does not end in the format; a policy with skills as ONNX.
+        RunError: no run, no checkpoint, no such seed.
+        ConfigError: `out` does not end in the format; a policy that remembers something (a skill,
+            the last action under a rate limit) as ONNX.
     """
     run_dir = Path(run_dir)
     config, described = read_config(run_dir)
     index = index_of(run_dir, config, seed)
-    if config.safety.limits_actions:
-        raise RunError(
-            f"{run_dir} limits actions (--safety.*), and an exported file could not hold a robot "
-            "to that. Use `spaars.load_policy` on the run, which does."
-        )
     suffix = f".{format}"
     path = Path(out) if out is not None else run_dir / f"policy-s{config.seeds[index]}{suffix}"
     if path.suffix != suffix:
         raise ConfigError(f"--out {path} must end in {suffix}, or choose another --format.")
     loaded = load_acting(run_dir, config, newest)
     one = jax.tree.map(lambda leaf: leaf[index], loaded.acting)
-    graphs, arrays = graphs_of(config.agent(), one, loaded.action_dim)
+    envelope = None
+    if config.safety.limits_actions:
+        envelope = config.safety.envelope(Box(-1.0, 1.0, (loaded.action_dim,)))
+    graphs, arrays = graphs_of(config.agent(), one, loaded.action_dim, envelope)
     description: dict[str, Any] = {
         "format": FORMAT,
         "observation_dim": loaded.observation_dim,
         "action_dim": loaded.action_dim,
         "about": facts(run_dir, config, described, loaded, index, newest),
     }
+    if envelope is not None:
+        limits = {
+            "low": envelope.low,
+            "high": envelope.high,
+            "largest change": envelope.rate_limit,
+        }
+        description["about"]["envelope"] = {
+            name: [float(x) for x in limit] for name, limit in limits.items() if limit is not None
+        }
     columns = of_robot(described).get("observations", [])
     if columns and sum(width for _, width in columns) == loaded.observation_dim:
         description["observations"] = columns
@@ -74,6 +83,11 @@ def export(
         raise ConfigError(
             f"--format onnx: policies of --method {config.method} remember the running skill, "
             "which an ONNX graph cannot. Use --format npz."
+        )
+    elif envelope is not None and envelope.rate_limit is not None:
+        raise ConfigError(
+            "--format onnx: a policy with --safety.rate-limit remembers its last action, which an "
+            "ONNX graph cannot. Use --format npz."
         )
     else:
         contents = onnx_bytes(graphs["actions"], arrays, description)

@@ -20,6 +20,7 @@ from spaars.errors import ConfigError
 from spaars.nn import MLP, Critics
 from spaars.nn.distributions import MAX_SQUASHED
 from spaars.priors.opal import SkillDecoder
+from spaars.safety import ActionEnvelope
 
 Step = dict[str, Any]
 
@@ -90,12 +91,13 @@ class Steps:
 
 
 def graphs_of(
-    agent: Agent, acting: Any, action_dim: int
+    agent: Agent, acting: Any, action_dim: int, envelope: ActionEnvelope | None = None
 ) -> tuple[dict[str, list[Step]], dict[str, np.ndarray]]:
     """The steps from observations to actions, by graph, and the arrays they read.
 
     With skills there are two graphs: `skills`, from observations, and `actions`, from observations
-    and skills. `acting` is `Agent.acting` of one seed.
+    and skills. `acting` is `Agent.acting` of one seed. Actions are brought within the `envelope`
+    last; a rate limit makes them depend on `previous` ones.
 
     Raises ConfigError for an agent that is not known here.
     """
@@ -116,8 +118,20 @@ def graphs_of(
         out = _follow(act, agent, acting, skill, action_dim)
     else:
         raise ConfigError(f"{type(agent).__name__} is no agent that can be exported.")
-    _rename_last(act, out, "actions")
+    _rename_last(act, _limited(act, out, envelope), "actions")
     return graphs, arrays
+
+
+def _limited(steps: Steps, out: str, envelope: ActionEnvelope | None) -> str:
+    """As `ActionEnvelope` does: what was executed before lay within the bounds, so that the order
+    of the two limits is no matter."""
+    if envelope is None:
+        return out
+    bounds = {"envelope/low": envelope.low, "envelope/high": envelope.high}
+    out = steps.add("bound", [out], arrays=bounds)
+    if envelope.rate_limit is None:
+        return out
+    return steps.add("limit_rate", [out, "previous"], arrays={"envelope/rate": envelope.rate_limit})
 
 
 def _rename_last(steps: Steps, last: str, name: str) -> None:

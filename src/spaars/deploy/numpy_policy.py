@@ -68,6 +68,13 @@ def _paired_advantage(x: list, a: list, s: dict) -> np.ndarray:
     return mean - np.float32(s["pessimism"]) * std - np.float32(s["margin"])
 
 
+def _limit_rate(x: list, a: list, s: dict) -> np.ndarray:
+    """Actions at most `a[0]` away from the previous ones, which are NaN where there are none."""
+    actions, previous = x
+    limited = np.clip(actions, previous - a[0], previous + a[0])
+    return np.where(np.isnan(previous), actions, limited)
+
+
 _OPERATIONS: dict[str, Callable[[list, list, dict], np.ndarray]] = {
     "standardise": _standardise,
     "linear": _linear,
@@ -77,6 +84,8 @@ _OPERATIONS: dict[str, Callable[[list, list, dict], np.ndarray]] = {
     "arctanh": lambda x, a, s: np.arctanh(x[0]),
     "scale": lambda x, a, s: np.float32(s["by"]) * x[0],
     "clip": lambda x, a, s: np.clip(x[0], np.float32(s["low"]), np.float32(s["high"])),
+    "bound": lambda x, a, s: np.clip(x[0], a[0], a[1]),
+    "limit_rate": _limit_rate,
     "concatenate": lambda x, a, s: np.concatenate(x, -1),
     "paired_advantage": _paired_advantage,
     "where_positive": lambda x, a, s: np.where(x[0] > 0.0, x[1], x[2]),
@@ -90,8 +99,10 @@ def _output_width(op: str, widths: list[int], shapes: list[tuple[int, ...]]) -> 
     if op == "linear" and one and two and len(shapes[0]) == 2:
         fits = shapes[0][0] == widths[0] and shapes[1] == (shapes[0][1],)
         return shapes[0][1] if fits else None
-    if op in ("standardise", "layer_norm") and one:
+    if op in ("standardise", "layer_norm", "bound") and one:
         return widths[0] if shapes == [(widths[0],)] * 2 else None
+    if op == "limit_rate" and len(widths) == 2 and shapes:
+        return widths[0] if widths[1] == widths[0] and shapes == [(widths[0],)] else None
     if shapes:
         return None
     if op == "concatenate" and widths:
@@ -109,8 +120,8 @@ def _output_width(op: str, widths: list[int], shapes: list[tuple[int, ...]]) -> 
 class NumpyPolicy:
     """Deterministic actions of an exported policy. Call it with raw observations.
 
-    A policy with skills remembers the running one: call it once per env step, for the same envs,
-    and `reset()` it when their episodes begin.
+    A policy with skills remembers the running one, and one with a rate limit its last actions: call
+    it once per env step, for the same envs, and `reset()` it when their episodes begin.
     """
 
     about: dict[str, Any]
@@ -131,7 +142,12 @@ class NumpyPolicy:
                 f"{path}: its {DESCRIPTION} describes no policy ({_one_line(error)}). "
                 "Export the run again with `spaars export`."
             ) from error
+        steps = self._graphs["actions"]
+        self._limits_rate = any("previous" in step["inputs"] for step in steps)
         self.reset()
+
+    _limits_rate = False
+    """Whether actions depend on those before them."""
 
     def _describe(self, description: Mapping[str, Any]) -> None:
         """Take what every exported policy says of itself. Raises ValueError, KeyError or so."""
@@ -150,18 +166,20 @@ class NumpyPolicy:
 
     def _inputs(self) -> dict[str, tuple[dict[str, int], int]]:
         """Of each graph: widths of its inputs, and of its output."""
-        if self.skill_dim is None:
-            return {"actions": ({"observations": self.observation_dim}, self.action_dim)}
         observations = {"observations": self.observation_dim}
+        acting = {**observations, "previous": self.action_dim}
+        if self.skill_dim is None:
+            return {"actions": (acting, self.action_dim)}
         return {
             "skills": (observations, self.skill_dim),
-            "actions": ({**observations, "skills": self.skill_dim}, self.action_dim),
+            "actions": ({**acting, "skills": self.skill_dim}, self.action_dim),
         }
 
     def reset(self) -> None:
         """An episode begins: what was going on is forgotten."""
         self._calls = 0
         self._skills: np.ndarray | None = None
+        self._previous: np.ndarray | None = None
 
     def __call__(self, observation: Any) -> np.ndarray:
         """Actions in [-1, 1], (act,) or (n, act) float32, for observations (obs,) or (n, obs).
@@ -181,18 +199,31 @@ class NumpyPolicy:
         pessimistic judgement of the critics; above 0 the raw policy acts.
         """
         observations = self._checked(observations)
-        if self.skill_length is None:
-            return self._run("actions", {"observations": observations})
-        if self._calls % self.skill_length == 0:
-            self._skills = self._run("skills", {"observations": observations})["skills"]
-        elif self._skills is None or len(self._skills) != len(observations):
+        values = {"observations": observations}
+        if self._limits_rate:
+            if self._previous is None:
+                nothing = np.full((len(observations), self.action_dim), np.nan, np.float32)
+                self._previous = nothing
+            self._same_envs("last actions", self._previous, observations)
+            values["previous"] = self._previous
+        if self.skill_length is not None:
+            if self._calls % self.skill_length == 0:
+                self._skills = self._run("skills", {"observations": observations})["skills"]
+            assert self._skills is not None
+            self._same_envs("skills", self._skills, observations)
+            self._calls += 1
+            values["skills"] = self._skills
+        computed = self._run("actions", values)
+        if self._limits_rate:
+            self._previous = computed["actions"].copy()  # the caller may change theirs
+        return computed
+
+    def _same_envs(self, what: str, kept: np.ndarray, observations: np.ndarray) -> None:
+        if len(kept) != len(observations):
             raise PolicyError(
-                f"the policy follows skills of {0 if self._skills is None else len(self._skills)} "
-                f"envs, got observations of {len(observations)}. Call `reset()` before other "
-                "episodes."
+                f"the policy follows {what} of {len(kept)} envs, got observations of "
+                f"{len(observations)}. Call `reset()` before other episodes."
             )
-        self._calls += 1
-        return self._run("actions", {"observations": observations, "skills": self._skills})
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Actions in [-1, 1] in the units that the robot takes, if the policy knows its bounds."""

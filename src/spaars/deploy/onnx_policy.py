@@ -58,6 +58,8 @@ def onnx_bytes(
             node("Mul", [x[0], constant(step["by"])], out)
         elif step["op"] == "clip":
             node("Clip", [x[0], constant(step["low"]), constant(step["high"])], out)
+        elif step["op"] == "bound":
+            node("Min", [node("Max", [x[0], a[0]], f"{out}/low"), a[1]], out)
         elif step["op"] == "concatenate":
             node("Concat", x, out, axis=1)
         elif step["op"] == "where_positive":

@@ -68,7 +68,8 @@ class Policy:
                 f"the policy's rate limit follows {len(self._executed)} envs, got observations of "
                 f"{len(actions)}. Call `reset()` before other episodes."
             )
-        actions = self._executed = self._envelope(actions, self._executed)
+        actions = self._envelope(actions, self._executed)
+        self._executed = actions.copy()  # the caller may change theirs
         return actions[0] if np.ndim(observation) == 1 else actions
 
 

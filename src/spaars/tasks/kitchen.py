@@ -20,7 +20,7 @@ import numpy as np
 from spaars.tasks.packages import import_package
 
 ENV_ID = "FrankaKitchen-v1"
-PACKAGE = "gymnasium_robotics:kitchen"
+PACKAGE = "gymnasium_robotics:robotics"
 MIXED = ("microwave", "kettle", "bottom burner", "light switch")
 PARTIAL = MIXED
 """The same subtasks; D4RL's *partial* data hold demonstrations of all four, *mixed* do not."""

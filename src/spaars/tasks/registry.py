@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 
 from spaars.errors import ConfigError, unknown_name
-from spaars.tasks import any_env, kitchen
+from spaars.tasks import adroit, any_env, kitchen
 from spaars.tasks.packages import import_package
 
 BEHAVIOURS = Path(__file__).parent / "behaviours"
@@ -135,6 +135,15 @@ _TASKS = {
             reference_max=4592.3,
             behaviour=BehaviourTarget(score_mean=(58.0, 66.0), score_std=(12.0, 33.0)),
         ),
+        Task(
+            name="door-human",
+            env_id=adroit.ENV_ID,
+            reference_min=-56.512833,
+            reference_max=2880.5693087298737,
+            wrap=adroit.DoorReward,
+            package=adroit.PACKAGE,
+            settings=adroit.SETTINGS,
+        ),
         *(
             Task(
                 name=name,
@@ -210,4 +219,5 @@ def register(task: Task) -> None:
 
 
 def task_names() -> list[str]:
+    """Tasks that come with the package or were registered, sorted by name."""
     return sorted(_TASKS)

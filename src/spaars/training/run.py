@@ -91,7 +91,11 @@ def resume(
     on_progress: Callable[[Progress], None] | None = None,
     on_message: Callable[[str], None] | None = None,
 ) -> Run:
-    """Go on with an interrupted run, bit for bit as if it had never stopped."""
+    """Go on with an interrupted run, bit for bit as if it had never stopped.
+
+    Raises RunError if it is finished, was begun by a version that knew fewer settings, or its
+    dataset has changed; Stopped after Ctrl-C.
+    """
     path = Path(run_dir)
     summary = path / "summary.json"
     config, described = read_config(path, complete=not summary.exists())

@@ -44,9 +44,11 @@ class Progress(NamedTuple):
     """What a progress bar shows: `done` of `total` in `stage`, and a few numbers."""
 
     stage: str
+    """data, prior, offline or online."""
     done: int
     total: int
     facts: dict[str, float]
+    """The last metrics."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -57,7 +59,9 @@ class Run(NamedTuple):
     """A finished run: its directory and summary."""
 
     path: Path
+    """The run directory."""
     summary: dict[str, Any]
+    """The content of its summary.json."""
 
 
 class Trainer:

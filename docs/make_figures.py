@@ -1,0 +1,69 @@
+"""The figures of docs/how-it-works.md, from committed results and the embedded behaviour policy.
+
+    python docs/make_figures.py
+
+They are committed, so that the page can be read where nothing is installed.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from spaars.data.behaviour import BehaviourPolicy
+from spaars.report import figures, load_run
+from spaars.report.strip import frame, strip
+from spaars.seeding import BEHAVIOUR_EPISODE, episode_seed
+from spaars.tasks import get_task
+
+ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "figures"
+HOPPER = ROOT / "results" / "locomotion" / "hopper-medium" / "spaars" / "s1"
+WALKER = ROOT / "results" / "locomotion" / "walker2d-medium" / "spaars" / "s1"
+FRAMES, COLOURS = 8, 64
+
+
+def logged_episode(index: int = 0) -> Figure:
+    """Episode `index` of the data that hopper-medium records, as stick figures."""
+    task = get_task("hopper-medium")
+    policy, env = BehaviourPolicy.load(task.behaviour_file), task.make_env()
+    noise = np.random.Generator(np.random.Philox(key=[0, index]))
+    observation, _ = env.reset(seed=episode_seed(BEHAVIOUR_EPISODE, 0, index))
+    robot, over = env.unwrapped, False
+    frames = [frame(robot.model, robot.data, 0)]
+    while not over:
+        observation, _, terminated, truncated, _ = env.step(policy.act(observation, noise))
+        frames.append(frame(robot.model, robot.data, len(frames)))
+        over = terminated or truncated
+    env.close()
+    shown = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
+    return strip({"": [frames[i] for i in shown]})
+
+
+def small_png(figure: Figure) -> bytes:
+    """With a palette: a fifth of the bytes."""
+    image = Image.open(io.BytesIO(figures.to_png(figure))).convert("RGB")
+    buffer = io.BytesIO()
+    image.quantize(COLOURS).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def main() -> None:
+    hopper, walker = load_run(HOPPER).records, load_run(WALKER).records
+    drawn = {
+        "how-data": logged_episode(),
+        "how-learning": figures.learning_curve(hopper),
+        "how-cloning": figures.cloning_error(hopper),
+        "how-gate": figures.gate_share(hopper),
+        "how-deployment": figures.learning_curve(walker),
+    }
+    for name, figure in drawn.items():
+        assert figure is not None
+        (FIGURES / f"{name}.png").write_bytes(small_png(figure))
+        print(f"docs/figures/{name}.png")
+
+
+if __name__ == "__main__":
+    main()
