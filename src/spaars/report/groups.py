@@ -28,6 +28,7 @@ NOT_COMPARED = {
     "prior_from",
     "transitions",
     "checkpoint_every",
+    "device_memory_gib",
 }
 
 # Told apart over the whole page, other settings only within a task and dataset: some follow from
