@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from spaars.data.description import Description
+from spaars.data.memory import mean_and_std
 from spaars.errors import DataError
 
 DIMENSIONS = {
@@ -156,8 +157,7 @@ class Dataset:
         A dimension that never changes gets std 1, and no std is below 1e-3, so that nothing
         explodes when the env later moves what the data left at rest.
         """
-        mean = self.observations.mean(0, dtype=np.float64)
-        std = self.observations.std(0, dtype=np.float64)
+        mean, std = mean_and_std(self.observations)
         std = np.where(is_constant(mean, std), 1.0, np.maximum(std, 1e-3))
         return mean.astype(np.float32), std.astype(np.float32)
 

@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from spaars.data.behaviour import BehaviourPolicy, RecordedEpisode, record
 from spaars.data.dataset import DIMENSIONS, Dataset
 from spaars.data.files import atomic_write, cache_dir
+from spaars.data.memory import aligned
 from spaars.data.processes import usable_cores
 from spaars.errors import DataError
 from spaars.tasks import Task
@@ -136,7 +137,7 @@ def _collect(
 def _read(path: Path, label: str) -> Dataset:
     with safe_open(path, "numpy") as file:
         facts = json.loads(file.metadata()[METADATA])
-        arrays = {name: file.get_tensor(name) for name in DIMENSIONS}
+        arrays = {name: aligned(file.get_tensor(name)) for name in DIMENSIONS}
     dataset = Dataset.build(**arrays, label=label, where=str(path))
     if dataset.sha256 != facts["sha256"]:
         raise ValueError("its contents do not match its sha256")

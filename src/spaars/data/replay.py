@@ -3,6 +3,9 @@
 offline  Batch, leaves (N, ...)       uploaded once, read by every seed
 ring     Batch, leaves (S, C, ...)    seed s writes and reads row s only
 
+A dataset that the device has no room for stays on the host (numpy arrays). Which rows a batch
+takes is then drawn apart (`mixed_rows`, `windowed_rows`), and only these are uploaded (`drawn`).
+
 Agents that act by skills of H steps learn from *windows* of H rows that follow each other in one
 episode. In the dataset a window may begin at any row (H = 4):
 
@@ -15,7 +18,7 @@ In the ring the windows lie end to end, a skill each: row i H begins one.
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -140,10 +143,19 @@ def span(
     return Batch(first.observations, first.actions, rewards, next_observations, terminated, steps)
 
 
+def take(batch: Batch, rows: Any) -> Batch:
+    """Rows of a dataset, leaves (*rows, ...); both on the device, or both on the host."""
+    return jax.tree.map(lambda x: x[rows], batch)
+
+
+def on_host(batch: Batch | None) -> bool:
+    """Whether the dataset stays there."""
+    return batch is not None and isinstance(batch.rewards, np.ndarray)
+
+
 def sample_offline(offline: Batch, key: PRNGKeyArray, shape: tuple[int, ...]) -> Batch:
     """Uniform with replacement from the offline dataset; leaves get leading axes `shape`."""
-    rows = jax.random.randint(key, shape, 0, offline.rewards.shape[0])
-    return jax.tree.map(lambda x: x[rows], offline)
+    return take(offline, jax.random.randint(key, shape, 0, offline.rewards.shape[0]))
 
 
 def start_rows(starts: np.ndarray, stops: np.ndarray, steps: int) -> np.ndarray:
@@ -160,7 +172,7 @@ def window_rows(starts: np.ndarray, stops: np.ndarray, length: int) -> np.ndarra
 
 def window(offline: Batch, rows: Int[Array, "*shape"], length: int) -> Batch:
     """The `length` rows from each of `rows` on; leaves (*shape, length, ...)."""
-    return jax.tree.map(lambda x: x[rows[..., None] + jnp.arange(length)], offline)
+    return take(offline, rows[..., None] + jnp.arange(length))
 
 
 def sample_online(
@@ -260,11 +272,49 @@ class Replay(NamedTuple):
     """First and one-past-last rows of each seed's newest episodes (`recent_episodes`)."""
     labels: Float[Array, "seeds w k"] | None = None
     """Skills that each seed's prior takes those windows for."""
+    rows: Int[Array, ""] | None = None
+    """How many rows the dataset has, where it stays on the host and `offline` is None."""
+    drawn: Batch | None = None
+    """Then these of its rows are in the batches to come; leaves (seeds, updates, n, ...)."""
+
+    @property
+    def logged(self) -> Any:
+        """How many rows the dataset has; None: there is none."""
+        return self.rows if self.offline is None else self.offline.rewards.shape[0]
+
+    def logged_part(self, seed_index: Int[Array, ""], rows: Int[Array, "updates *n"]) -> Batch:
+        """Those `rows` of the dataset, from wherever they are."""
+        if self.offline is not None:
+            return take(self.offline, rows)
+        assert self.drawn is not None
+        return jax.tree.map(lambda x: x[seed_index], self.drawn)
 
 
 def logged_rows(batch_size: int, offline_fraction: float) -> int:
     """How many of a batch's windows are the dataset's."""
     return round(batch_size * offline_fraction)
+
+
+def windowed_rows(
+    replay: Replay,
+    key: PRNGKeyArray,
+    updates: int,
+    batch_size: int,
+    offline_fraction: float,
+    length: int,
+) -> Int[Array, "updates n length"]:
+    """Rows of the dataset in what `sample_windows` draws with the same key."""
+    assert replay.windows is not None
+    numbers = _window_numbers(replay, key, updates, logged_rows(batch_size, offline_fraction))
+    return replay.windows[numbers][..., None] + jnp.arange(length)
+
+
+def _window_numbers(
+    replay: Replay, key: PRNGKeyArray, updates: int, count: int
+) -> Int[Array, "updates n"]:
+    assert replay.windows is not None
+    offline_key = jax.random.split(key)[0]
+    return jax.random.randint(offline_key, (updates, count), 0, replay.windows.shape[0])
 
 
 def sample_windows(
@@ -282,22 +332,41 @@ def sample_windows(
     """
     ring = replay.ring
     logged = logged_rows(batch_size, offline_fraction)
-    offline_key, online_key = jax.random.split(key)
     parts = []
     if logged:
-        assert replay.offline is not None
-        assert replay.windows is not None
         assert replay.labels is not None
-        numbers = jax.random.randint(offline_key, (updates, logged), 0, replay.windows.shape[0])
-        u = replay.labels[seed_index, numbers][..., None, :]
-        u = jnp.broadcast_to(u, (*u.shape[:2], length, u.shape[-1]))
-        parts.append(window(replay.offline, replay.windows[numbers], length)._replace(latents=u))
+        rows = windowed_rows(replay, key, updates, batch_size, offline_fraction, length)
+        u = replay.labels[seed_index, _window_numbers(replay, key, updates, logged)]
+        u = jnp.broadcast_to(u[..., None, :], (*u.shape[:2], length, u.shape[-1]))
+        parts.append(replay.logged_part(seed_index, rows)._replace(latents=u))
     if logged < batch_size:
+        online_key = jax.random.split(key)[1]
         shape = (updates, batch_size - logged)
         rows = length * jax.random.randint(online_key, shape, 0, ring.size // length)
         rows = rows[..., None] + jnp.arange(length)
         parts.append(jax.tree.map(lambda x: x[seed_index, rows], ring.storage))
     return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
+
+
+def mixed_rows(
+    replay: Replay, key: PRNGKeyArray, updates: int, batch_size: int, mixture: Mixture
+) -> Int[Array, "updates n"]:
+    """Rows of the dataset in what `sample_mixed` draws with the same key, which may be none.
+
+    Where a batch's rows come from anywhere, n is the batch; row 0 or any other stands for the ring.
+    """
+    logged, starts = replay.logged, replay.starts
+    if mixture.offline is None:
+        rows = _union_rows(replay, key, (updates, batch_size))
+        return jnp.minimum(rows, (0 if logged is None else logged) - 1)
+    counts = mixture.counts(batch_size, logged is not None, starts is not None)
+    keys = jax.random.split(key, 4)
+    parts = [jnp.zeros((updates, 0), jnp.int32)]
+    if starts is not None and counts[0]:
+        parts.append(starts[jax.random.randint(keys[0], (updates, counts[0]), 0, starts.shape[0])])
+    if counts[1]:
+        parts.append(jax.random.randint(keys[1], (updates, counts[1]), 0, logged))
+    return jnp.concatenate(parts, 1)
 
 
 def sample_mixed(
@@ -312,18 +381,16 @@ def sample_mixed(
 
     The shares are exact, up to rounding, in every batch.
     """
-    ring, offline, starts = replay.ring, replay.offline, replay.starts
+    ring = replay.ring
     if mixture.offline is None:
-        return _sample_union(offline, ring, seed_index, key, (updates, batch_size))
-    counts = mixture.counts(batch_size, offline is not None, starts is not None)
+        return _sample_union(replay, seed_index, key, (updates, batch_size))
+    counts = mixture.counts(batch_size, replay.logged is not None, replay.starts is not None)
     shapes = [(updates, count) for count in counts]
     keys = jax.random.split(key, 4)
     parts = []
-    if offline is not None and starts is not None and counts[0]:
-        rows = starts[jax.random.randint(keys[0], shapes[0], 0, starts.shape[0])]
-        parts.append(jax.tree.map(lambda x: x[rows], offline))
-    if offline is not None and counts[1]:
-        parts.append(sample_offline(offline, keys[1], shapes[1]))
+    if counts[0] + counts[1]:
+        rows = mixed_rows(replay, key, updates, batch_size, mixture)
+        parts.append(replay.logged_part(seed_index, rows))
     if counts[2]:
         assert replay.episodes is not None
         episodes, n = replay.episodes[seed_index], mixture.n_step
@@ -335,25 +402,27 @@ def sample_mixed(
     return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
 
 
-def _sample_union(
-    offline: Batch | None,
-    ring: Ring,
-    seed_index: Int[Array, ""],
-    key: PRNGKeyArray,
-    shape: tuple[int, ...],
-) -> Batch:
-    if offline is None:
-        return sample_online(ring, seed_index, key, shape)
-    logged = offline.rewards.shape[0]
-    rows = jax.random.randint(key, shape, 0, logged + ring.size)
+def _union_rows(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Array, "*shape"]:
+    """Of dataset and ring, the ring's rows behind the dataset's."""
+    logged = 0 if replay.logged is None else replay.logged
+    return jax.random.randint(key, shape, 0, logged + replay.ring.size)
 
-    def pick(offline: Array, online: Array) -> Array:
-        from_offline = offline[jnp.minimum(rows, logged - 1)]
+
+def _sample_union(
+    replay: Replay, seed_index: Int[Array, ""], key: PRNGKeyArray, shape: tuple[int, ...]
+) -> Batch:
+    ring, logged = replay.ring, replay.logged
+    if logged is None:
+        return sample_online(ring, seed_index, key, shape)
+    rows = _union_rows(replay, key, shape)
+
+    def pick(from_offline: Array, online: Array) -> Array:
         from_online = online[seed_index, jnp.maximum(rows - logged, 0)]
         is_logged = (rows < logged).reshape(rows.shape + (1,) * (from_offline.ndim - rows.ndim))
         return jnp.where(is_logged, from_offline, from_online)
 
-    return jax.tree.map(pick, offline, ring.storage)
+    part = replay.logged_part(seed_index, jnp.minimum(rows, logged - 1))
+    return jax.tree.map(pick, part, ring.storage)
 
 
 def as_batch(
@@ -362,11 +431,11 @@ def as_batch(
     rewards: np.ndarray,
     next_observations: np.ndarray,
     terminated: np.ndarray,
+    *,
+    host: bool = False,
 ) -> Batch:
-    """Upload host arrays as float32."""
-    return Batch(
-        *(
-            jnp.asarray(x, jnp.float32)
-            for x in (observations, actions, rewards, next_observations, terminated)
-        )
-    )
+    """Upload host arrays as float32, or leave them there."""
+    arrays = (observations, actions, rewards, next_observations, terminated)
+    if host:
+        return Batch(*(np.asarray(x, np.float32) for x in arrays))  # type: ignore[arg-type]
+    return Batch(*(jnp.asarray(x, jnp.float32) for x in arrays))

@@ -42,9 +42,37 @@ class LayerNorm(eqx.Module):
         self.shift = jnp.zeros(n, jnp.float32)
 
     def __call__(self, x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-        mean = x.mean(-1, keepdims=True)
-        variance = jnp.square(x - mean).mean(-1, keepdims=True)
-        return (x - mean) * jax.lax.rsqrt(variance + 1e-6) * self.gain + self.shift
+        return layer_norm(x, self.gain, self.shift)
+
+
+@jax.custom_vjp
+def layer_norm(x: Array, gain: Array, shift: Array) -> Array:
+    """Layers are small: what costs is how often they are read. So mean and variance are taken of
+    `x` as it is, and the gradient below is written out; together a fifth off an update of five
+    critics on a CPU (docs/speed.md)."""
+    return _layer_norm(x, gain, shift)[0]
+
+
+def _layer_norm(x: Array, gain: Array, shift: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    mean = x.mean(-1, keepdims=True)
+    variance = jnp.square(x).mean(-1, keepdims=True) - jnp.square(mean)
+    scale = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + 1e-6)
+    standardised = (x - mean) * scale
+    return standardised * gain + shift, (standardised, scale, gain)
+
+
+def _layer_norm_gradient(kept: tuple[Array, Array, Array], dy: Array) -> tuple[Array, Array, Array]:
+    standardised, scale, gain = kept
+    weighted = dy * standardised
+    # Means over the axis as products with gain / n.
+    mean_gain = gain / gain.shape[0]
+    mean, along = (dy @ mean_gain)[..., None], (weighted @ mean_gain)[..., None]
+    dx = scale * (dy * gain - mean - standardised * along)
+    batch = tuple(range(dy.ndim - 1))
+    return dx, weighted.sum(batch), dy.sum(batch)
+
+
+layer_norm.defvjp(_layer_norm, _layer_norm_gradient)
 
 
 class MLP(eqx.Module):

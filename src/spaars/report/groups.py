@@ -29,6 +29,7 @@ NOT_COMPARED = {
     "transitions",
     "checkpoint_every",
     "online.env_processes",
+    "device_memory_gib",
 }
 
 # Told apart over the whole page, other settings only within a task and dataset: some follow from

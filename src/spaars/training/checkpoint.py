@@ -21,9 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from spaars.data.files import atomic_write
+from spaars.data.files import atomic_write, write_safetensors
 from spaars.data.replay import Batch, Ring
 from spaars.errors import RunError
 
@@ -88,7 +87,7 @@ def collect(
     if ring is not None and env_state is not None:
         filled = int(ring.size)
         for name, store in ring.columns.items():
-            arrays[f"ring/{name}"] = np.asarray(store[:, :filled])
+            arrays[f"ring/{name}"] = _filled(store, filled)
         for i, actions in enumerate(env_state["actions"]):
             arrays[f"actions/{i}"] = actions
         progress["inserted"] = int(ring.inserted)
@@ -99,15 +98,23 @@ def collect(
     return Checkpoint(progress, arrays)
 
 
+def _filled(store: jax.Array, rows: int) -> np.ndarray:
+    """The first `rows` rows of every seed: on a CPU a view, elsewhere a copy of no more than them.
+
+    A view must be gone before the ring is written to, or that copies the whole ring.
+    """
+    if store.devices().pop().platform == "cpu":
+        return np.asarray(store)[:, :rows]
+    return np.asarray(store[:, :rows])
+
+
 def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoints/latest.safetensors`; what was there becomes `previous`."""
     latest = run_dir / "checkpoints" / "latest.safetensors"
     previous = latest.with_name("previous.safetensors")
     latest.parent.mkdir(exist_ok=True)
-    arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
-    payload = save(arrays, {"progress": json.dumps(checkpoint.progress)})
     with atomic_write(latest.with_name("next.safetensors")) as file:
-        file.write(payload)
+        write_safetensors(file, checkpoint.arrays, {"progress": json.dumps(checkpoint.progress)})
     # Killed between the two renames, `previous` is there and whole; load_checkpoint knows.
     if latest.exists():
         os.replace(latest, previous)

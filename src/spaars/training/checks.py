@@ -99,6 +99,11 @@ def check(config: TrainConfig) -> None:
                 f"{flag} ({steps}) must be below --online.steps ({c.online.steps}): nothing would "
                 "be learned online."
             )
+    if c.device_memory_gib is not None and not c.device_memory_gib >= 0.0:
+        raise ConfigError(
+            f"--device-memory-gib must be at least 0, got {c.device_memory_gib}. Leave it out to "
+            "use what the device has."
+        )
     if c.online.offline_fraction is None and (c.online.start_fraction or c.online.recent_fraction):
         raise ConfigError(
             "--online.offline-fraction None draws every row alike: set --online.start-fraction and "

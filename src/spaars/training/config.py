@@ -66,6 +66,10 @@ class TrainConfig:
     """Updates (offline) or environment steps (online) between two checkpoints."""
     log_every: int = 1_000
     """Updates (offline) or environment steps (online) between two lines of metrics."""
+    device_memory_gib: float | None = None
+    """What dataset and replay may take of the device's memory. A dataset that is larger stays in
+    the computer's memory, and only the rows of the next updates are uploaded. None: four fifths of
+    an accelerator's; on a CPU there is nothing to upload."""
     prior: PriorConfig = PriorConfig()
     offline: OfflineConfig = OfflineConfig()
     learner: LearnerConfig = LearnerConfig()

@@ -17,17 +17,21 @@ from spaars.data.replay import (
     NStep,
     Replay,
     insert,
+    mixed_rows,
+    on_host,
     recent_episodes,
     sample_mixed,
     sample_windows,
+    take,
     window,
+    windowed_rows,
 )
 from spaars.errors import RunError
 from spaars.safety.envelope import ActionEnvelope, clip_shares
 from spaars.safety.monitor import action_rate, gate_flips
 from spaars.training.deployment import Deployment, DeploymentConfig, Verdict, select
 from spaars.training.envs import EnvPopulation, Episode
-from spaars.training.population import Mapping, over_seeds, own_buffers
+from spaars.training.population import Mapping, compile_updates, over_seeds, own_buffers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +104,13 @@ class OnlineLoop:
         mapping: Mapping = "auto",
         envelope: ActionEnvelope | None = None,
     ):
-        self.agent, self.replay = agent, replay
+        self.agent = agent
+        self.host = replay.offline if on_host(replay.offline) else None
+        """The dataset where the device has no room for it."""
+        if self.host is not None:
+            rows = jnp.int32(self.host.rewards.shape[0])
+            replay = replay._replace(offline=None, rows=rows)
+        self.replay = replay
         self.envelope = envelope or ActionEnvelope(envs.envs.action_space)
         self.skills = agent if isinstance(agent, SkillAgent) else None
         self.state = own_buffers(state)
@@ -116,14 +126,13 @@ class OnlineLoop:
         self._random = jax.jit(partial(_random_actions, envs.action_dim))
         self._evidence = jax.jit(partial(_evidence, agent, config, mapping))
         self._look_back = jax.jit(partial(_look_back, agent, mapping), static_argnums=0)
+        self._rows = jax.jit(partial(_rows, agent, config, mapping), static_argnums=(0, 1))
         self._insert = jax.jit(insert, donate_argnums=0)
-        self._update = jax.jit(partial(_update_chunk, agent, config, mapping), donate_argnums=0)
+        self._update = compile_updates(partial(_update_chunk, agent, config, mapping))
         if self.skills is not None:
             self._choose = jax.jit(partial(_choose, self.skills, mapping))
             self._observe = jax.jit(partial(_observe, self.skills, mapping), donate_argnums=0)
-            label = jax.jit(partial(_label, self.skills))
-            labels = jax.lax.map(lambda one: label(one, replay), self.state)
-            self.replay = replay._replace(labels=labels)
+            self.replay = replay._replace(labels=self._labels(self.skills))
 
     def acting(self) -> Any:
         """What the newest policies read, leaves (S, ...)."""
@@ -162,13 +171,45 @@ class OnlineLoop:
         """K x UTD updates on what is stored, in one call. Returns means per seed (S,)."""
         # Both transfers are explicit: a test forbids any other (tests/training/test_speed.py).
         step = jax.device_put(np.int32(self.envs.env_steps))
-        self.state, metrics = self._update(self.state, self.replay, self.update_keys, step)
+        replay = self._with_rows(_rows_key, self._updates, self.update_keys, step)
+        self.state, metrics = self._update(self.state, replay, self.update_keys, step)
         return jax.device_get(metrics)
+
+    @property
+    def _updates(self) -> int:
+        return self.config.chunk * self.config.utd
+
+    def _with_rows(self, key_of: Any, updates: int, keys: Any, step: Any) -> Replay:
+        """The replay, with those rows of a dataset on the host that the next batches take."""
+        if self.host is None:
+            return self.replay
+        rows = jax.device_get(self._rows(key_of, updates, self.replay, keys, step))
+        return self.replay._replace(drawn=jax.device_put(take(self.host, rows)))
+
+    def _labels(self, agent: SkillAgent) -> Any:
+        """Labels (S, w, k) of every window of the dataset by each seed's prior, in blocks."""
+        windows = self.replay.windows
+        assert windows is not None
+        if self.host is None:
+            label, offline = jax.jit(partial(_label, agent)), self.replay.offline
+            return jax.lax.map(lambda one: label(offline, windows, one), self.state)
+        label_block = jax.jit(partial(_label_block, agent))
+        begins, labels = np.asarray(windows), []
+        for i in range(len(self.envs.seeds)):
+            state = jax.tree.map(lambda x, i=i: x[i], self.state)
+            blocks = []
+            for first in range(0, len(begins), LABELLED_AT_ONCE):
+                rows = begins[first : first + LABELLED_AT_ONCE, None]
+                block = take(self.host, rows + np.arange(agent.skill_length))
+                blocks.append(label_block(state, jax.device_put(block)))
+            labels.append(jnp.concatenate(blocks))
+        return jnp.stack(labels)
 
     def evidence(self) -> dict[str, Any]:
         """The agent's own measurements on a fresh batch, leaves (S,)."""
         step = np.int32(self.envs.env_steps)
-        return self._evidence(self.state, self.replay, self.evidence_keys, step)
+        replay = self._with_rows(jax.random.fold_in, 1, self.evidence_keys, step)
+        return self._evidence(self.state, replay, self.evidence_keys, step)
 
     def look_back(self, rows: int) -> dict[str, np.ndarray]:
         """The newest `rows` stored transitions and what the agent makes of them, (S, rows, ...).
@@ -360,16 +401,20 @@ def _observe(agent: SkillAgent, mapping: Mapping, state: Any, chunk: Batch, fact
     return over_seeds(one, mapping)(state, chunk, facts)
 
 
-def _label(agent: SkillAgent, state: Any, replay: Replay) -> Any:
+def _label(agent: SkillAgent, offline: Batch, windows: Any, state: Any) -> Any:
     """Labels (w, k) of every window of the dataset by one seed's prior, in blocks."""
-    assert replay.offline is not None
-    assert replay.windows is not None
-    offline, length = replay.offline, agent.skill_length
 
     def one(row: Any) -> Any:
-        return agent.label(state, window(offline, row[None], length))[0]
+        return agent.label(state, window(offline, row[None], agent.skill_length))[0]
 
-    return jax.lax.map(one, replay.windows, batch_size=LABELLED_AT_ONCE)
+    return jax.lax.map(one, windows, batch_size=LABELLED_AT_ONCE)
+
+
+def _label_block(agent: SkillAgent, state: Any, windows: Batch) -> Any:
+    """The same of some windows (n, H, ...)."""
+    return jax.vmap(lambda one: agent.label(state, jax.tree.map(lambda x: x[None], one))[0])(
+        windows
+    )
 
 
 def _random_actions(dim: int, keys: Any, step: Any) -> Any:
@@ -426,6 +471,38 @@ def _sample(
     return sample_mixed(replay, seed_index, key, updates, agent.batch_size, mixture)
 
 
+def _rows(
+    agent: Agent,
+    config: OnlineConfig,
+    mapping: Mapping,
+    key_of: Any,
+    updates: int,
+    replay: Replay,
+    keys: Any,
+    step: Any,
+) -> Any:
+    """The dataset's rows (S, updates, ...) in what `_sample` draws with the same keys."""
+
+    def one(key: Any) -> Any:
+        key = key_of(key, step)
+        if isinstance(agent, SkillAgent):
+            length, share = agent.skill_length, config.offline_fraction or 0.0
+            return windowed_rows(replay, key, updates, agent.batch_size, share, length)
+        mixture = config.mixture(agent.discount)
+        return mixed_rows(replay, key, updates, agent.batch_size, mixture)
+
+    return over_seeds(one, mapping)(keys)
+
+
+def _update_keys(key: Any, step: Any) -> Any:
+    """For the rows of a chunk's batches, and for its updates."""
+    return jax.random.split(jax.random.fold_in(key, step))
+
+
+def _rows_key(key: Any, step: Any) -> Any:
+    return _update_keys(key, step)[0]
+
+
 def _update_chunk(
     agent: Agent,
     config: OnlineConfig,
@@ -438,7 +515,7 @@ def _update_chunk(
     updates = config.chunk * config.utd
 
     def one(state: Any, seed_index: Any, key: Any) -> Any:
-        sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
+        sample_key, update_key = _update_keys(key, step)
         # The ring is read by index, not mapped: mapping would copy every seed's whole ring.
         batches = _sample(agent, config, replay, seed_index, sample_key, updates)
 

@@ -22,6 +22,18 @@ def over_seeds(fn: Callable[..., Any], mapping: Mapping = "auto") -> Callable[..
     return lambda *args: jax.lax.map(lambda one: fn(*one), args)
 
 
+def compile_updates(fn: Callable[..., Any]) -> Any:
+    """`jax.jit` of a function that takes a state, which it may write over, and returns the next.
+
+    On a CPU operations are ordered for little memory, not for many threads: what one critic has
+    computed is used before the next begins, while it is in the cache. A tenth off an update of
+    five critics on one core (docs/speed.md), the same bits.
+    """
+    order = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    options: Any = order if jax.default_backend() == "cpu" else None
+    return jax.jit(fn, donate_argnums=0, compiler_options=options)
+
+
 def own_buffers(state: Any) -> Any:
     """A copy in which no two leaves share memory, as donating the state to a jit demands.
 

@@ -33,6 +33,7 @@ from spaars.training.handover import reason_to_hand_over
 from spaars.training.metrics import MetricsLog
 from spaars.training.offline import OfflineLoop
 from spaars.training.online import Judged, OnlineLoop
+from spaars.training.placement import reason_to_stay_on_host
 from spaars.training.population import own_buffers
 from spaars.training.run_directory import describe_dataset, write_json
 
@@ -80,12 +81,16 @@ class Trainer:
         self.on_progress, self.on_message = on_progress, on_message
         self.agent = config.agent()
         self.phases = self.agent.offline_phases()
+        reason = reason_to_stay_on_host(config, dataset)
+        if reason:
+            self.message(reason)
         self.offline = as_batch(
             dataset.observations,
             dataset.actions,
             dataset.rewards,
             dataset.next_observations,
             dataset.terminated,
+            host=bool(reason),
         )
         self.starts = None
         if config.online.start_fraction > 0.0:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from spaars.data.memory import aligned
 from spaars.data.sources.safety import check_dtype, one_line
 from spaars.errors import DataError
 
@@ -104,4 +105,4 @@ def declared(data: Any) -> int:
 
 
 def read(data: Any) -> np.ndarray:
-    return np.asarray(data[()])
+    return aligned(np.asarray(data[()]))

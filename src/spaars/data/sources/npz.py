@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from spaars.data.dataset import Dataset
+from spaars.data.memory import aligned
 from spaars.data.sources.assemble import (
     DESCRIPTION,
     Columns,
@@ -115,7 +116,7 @@ def _read(
     arrays = {}
     for name in sizes:
         with file.open(members[name]) as member:
-            arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+            arrays[name] = aligned(np.lib.format.read_array(member, allow_pickle=False))
     return arrays
 
 
