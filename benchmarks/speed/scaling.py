@@ -15,14 +15,14 @@ AXES: dict[str, tuple[int, ...]] = {
     "critics": (2, 5, 10, 20),
     "updates per step": (1, 2, 5, 20),
     "observation dimensions": (11, 17, 60, 111, 376),
-    "seeds": (1, 2, 4, 8, 16),
+    "seeds": (1, 2, 4, 8, 16, 32, 64),
 }
 
 
 def words(axis: str, value: int) -> tuple[str, ...]:
     """Of `benchmarks.speed.fresh point`."""
     rows, observations = ROWS, OBSERVATIONS
-    # Ten steps a chunk: twenty updates of sixteen seeds are long enough to time.
+    # Ten steps a chunk: twenty updates of many seeds are long enough to time.
     changes: dict[str, Any] = {"online": {"chunk": 10}}
     if axis == "dataset rows":
         rows = value

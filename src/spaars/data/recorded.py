@@ -137,7 +137,7 @@ def _collect(
 def _read(path: Path, label: str) -> Dataset:
     with safe_open(path, "numpy") as file:
         facts = json.loads(file.metadata()[METADATA])
-        arrays = {name: aligned(file.get_tensor(name)) for name in DIMENSIONS}
+        arrays: dict[str, Any] = {name: aligned(file.get_tensor(name)) for name in DIMENSIONS}
     dataset = Dataset.build(**arrays, label=label, where=str(path))
     if dataset.sha256 != facts["sha256"]:
         raise ValueError("its contents do not match its sha256")

@@ -43,11 +43,11 @@ class OfflineLoop:
         scan, rows = self._compiled[phase.name, updates]
         # All transfers are explicit: a test forbids any other (tests/training/test_speed.py).
         number = jax.device_put(np.int32(done))
-        offline, drawn = self.offline, None
-        if on_host(offline):
+        data: tuple[Batch | None, Batch | None] = (self.offline, None)
+        if on_host(self.offline):
             chosen = jax.device_get(rows(self.windows, self.keys, number))
-            offline, drawn = None, jax.device_put(take(self.offline, chosen))
-        state, metrics = scan(state, offline, drawn, self.windows, self.keys, number)
+            data = (None, jax.device_put(take(self.offline, chosen)))
+        state, metrics = scan(state, *data, self.windows, self.keys, number)
         return state, jax.device_get(metrics)
 
 
