@@ -23,6 +23,8 @@ class EvalResult(NamedTuple):
     """Leaves (S, episodes), except `facts`: per-seed means (S,) over all visited states."""
 
     returns: np.ndarray
+    discounted: np.ndarray
+    """Returns from the episode's start with the discount that was asked for."""
     lengths: np.ndarray
     terminated: np.ndarray
     facts: dict[str, np.ndarray]
@@ -37,6 +39,7 @@ def run_episodes(
     envs: Sequence[Sequence[gymnasium.Env]],
     reset_seeds: Sequence[Sequence[int]],
     act: Callable[[np.ndarray, int], tuple[Any, Mapping[str, Any]]],
+    discount: float = 1.0,
 ) -> EvalResult:
     """An episode in every env (S, n), all in lockstep.
 
@@ -52,7 +55,7 @@ def run_episodes(
             for row, seeds in zip(envs, reset_seeds, strict=True)
         ]
     )
-    returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
+    returns, discounted, lengths = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
     running, terminated = np.ones(shape, bool), np.zeros(shape, bool)
     totals: dict[str, np.ndarray] = {}
     step = 0
@@ -66,6 +69,7 @@ def run_episodes(
             observation, reward, term, trunc, _ = envs[s][i].step(actions[s, i])
             observations[s, i] = observation
             returns[s, i] += float(reward)
+            discounted[s, i] += discount**step * float(reward)
             lengths[s, i] += 1
             terminated[s, i] = term
             running[s, i] = not (term or trunc)
@@ -73,6 +77,7 @@ def run_episodes(
     visited = lengths.sum(1)
     return EvalResult(
         returns,
+        discounted,
         lengths,
         terminated,
         {name: total.sum(1) / visited for name, total in totals.items()},
@@ -98,12 +103,13 @@ class Evaluator:
         offset: int = 0,
         mapping: population.Mapping = "auto",
         safety: SafetyConfig = UNLIMITED,
+        discount: float = 1.0,
     ):
         self.agent, self.seeds, self.episodes = agent, list(seeds), episodes
         self.envs = [[make_env() for _ in range(episodes)] for _ in seeds]
         self.envelope = safety.envelope(self.envs[0][0].action_space)
         self.safety = safety
-        self.offset = offset
+        self.offset, self.discount = offset, discount
         self._act = jax.jit(partial(_act, agent, stochastic, mapping))
         self.skill_length = None
         if isinstance(agent, SkillAgent):
@@ -131,7 +137,7 @@ class Evaluator:
             [evaluation_seed(seed, self.offset + i) for i in range(self.episodes)]
             for seed in self.seeds
         ]
-        return run_episodes(self.envs, reset_seeds, act)
+        return run_episodes(self.envs, reset_seeds, act, self.discount)
 
     def close(self) -> None:
         for envs in self.envs:
