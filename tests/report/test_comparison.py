@@ -212,16 +212,13 @@ def test_golden_numbers(tmp_path: Path) -> None:
         "handed_over": 3,
         "dip_worst": 3.0,
         "drop_below_offline_worst": 4.0,
-        "lowest_window_below_offline_worst": 10.0,  # episodes to 5,000 score 35, after it 30
-        "regret_below_offline": 10.0,  # 0, 20 and 10 below
         "falls_per_1k": 1.5,
     }
     # sac ends at 81 and 83: of six pairs four and, by a tie, a half are above.
     assert sac["probability_of_improvement"] == 4.5 / 6
     assert sac["probability_interval"] is sac["mean_interval"] is None  # two seeds
     assert sac["offline_score"] is None
-    relative = ("drop_below_offline_worst", "lowest_window_below_offline_worst")
-    assert {sac["safety"][key] for key in (*relative, "regret_below_offline")} == {None}
+    assert sac["safety"]["drop_below_offline_worst"] is None
     assert sac["safety"]["falls_per_1k"] == 6.5
     assert "not reached" in page.text
     assert "2 of 3 seeds" in page.text

@@ -9,6 +9,7 @@ score, so both are compared as shares: of the mean value, of the score at the ha
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from spaars.report.groups import run_names
 from spaars.report.records import Record, Run, handover_steps, number, select, series
 
 
@@ -41,18 +42,18 @@ class HandoverPoint(NamedTuple):
 def handover_points(runs: Sequence[Run], window: int) -> tuple[list[HandoverPoint], list[str]]:
     """A point for every seed that can give one, and for every other a sentence why not."""
     points, left_out = [], []
-    for run in runs:
+    for run, name in zip(runs, run_names([run.path for run in runs]), strict=True):
         config = run.config["config"]
         for seed in config.get("seeds", []):
-            found = _point(run, seed, window)
+            found = _point(run, name, seed, window)
             if isinstance(found, str):
-                left_out.append(f"{run.path.resolve().name}, seed {seed}: {found}")
+                left_out.append(f"{name}, seed {seed}: {found}")
             else:
                 points.append(found)
     return points, left_out
 
 
-def _point(run: Run, seed: int, window: int) -> HandoverPoint | str:
+def _point(run: Run, name: str, seed: int, window: int) -> HandoverPoint | str:
     config, records = run.config["config"], run.records
     step = handover_steps(records).get(seed)
     if step is None:
@@ -79,7 +80,7 @@ def _point(run: Run, seed: int, window: int) -> HandoverPoint | str:
     if before[0] <= 0.0:
         return f"it scored {before[0]:.1f} at the hand-over; a dip has no share of that."
     return HandoverPoint(
-        run=run.path.resolve().name,
+        run=name,
         seed=seed,
         method=str(config.get("method")),
         cloning_weight=_cloning_weight(config),

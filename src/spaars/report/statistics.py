@@ -104,11 +104,15 @@ def lowest_window(episodes: Series, width: int = 5_000) -> float | None:
     return min(float(episodes.values[window == w].mean()) for w in np.unique(window))
 
 
-def regret_below(episodes: Series, level: float) -> float | None:
-    """Mean over episodes of the points by which each scored below `level`; None if none ended."""
+def regret_below(episodes: Series, level: float, lengths: np.ndarray) -> float | None:
+    """Points by which episodes scored below `level`, mean over their steps; None if none ended.
+
+    Weighted by `lengths`, (episodes,): a mean over episodes would count a fall after 20 steps as
+    much as 1,000 good ones.
+    """
     if not len(episodes.steps):
         return None
-    return float(np.maximum(0.0, level - episodes.values).mean())
+    return float(np.average(np.maximum(0.0, level - episodes.values), weights=lengths))
 
 
 class RankCorrelation(NamedTuple):

@@ -203,17 +203,17 @@ def minimise_in_box(
         return jnp.where(better[..., None], x, best), jnp.where(better, value, best_value)
 
     def step(carry: tuple, rate: Array) -> tuple[tuple, None]:
-        x, opt_state, *best = carry
+        x, opt_state, best, best_value = carry
         value, pull = jax.vjp(values_of, x)
-        best = keep_better(x, value, *best)
+        best, best_value = keep_better(x, value, best, best_value)
         updates, opt_state = tx.update(pull(jnp.ones_like(value))[0], opt_state)
-        return (jnp.clip(x + rate * updates, -1.0, 1.0), opt_state, *best), None
+        return (jnp.clip(x + rate * updates, -1.0, 1.0), opt_state, best, best_value), None
 
     x = jnp.clip(starts, -1.0, 1.0)
     first = (x, tx.init(x), x, jnp.full(x.shape[:-1], jnp.inf))
     rates = RATE * (1.0 - jnp.arange(steps, dtype=jnp.float32) / steps)
-    (x, _, *best), _ = jax.lax.scan(step, first, rates)
-    points, values = keep_better(x, values_of(x), *best)
+    (x, _, best, best_value), _ = jax.lax.scan(step, first, rates)
+    points, values = keep_better(x, values_of(x), best, best_value)
     winner = jnp.argmin(values, axis=0)
     return jnp.take_along_axis(points, winner[None, :, None], axis=0)[0]
 
@@ -340,8 +340,11 @@ def _matched_means(parts: Parts, observations: Array) -> tuple[Array, Array, Arr
     """States, and the latent policy's mean before tanh in u and in a: one action, two frames."""
     u = parts.latent(observations)
     decoded = parts.decode(observations, u)
-    before_tanh = [jnp.arctanh(jnp.clip(x, -MAX_SQUASHED, MAX_SQUASHED)) for x in (u, decoded)]
-    return observations, *before_tanh
+
+    def before_tanh(x: Array) -> Array:
+        return jnp.arctanh(jnp.clip(x, -MAX_SQUASHED, MAX_SQUASHED))
+
+    return observations, before_tanh(u), before_tanh(decoded)
 
 
 def ratio_of_means(
