@@ -14,6 +14,7 @@ from spaars.cli import report as cli
 from spaars.errors import ConfigError, RunError
 from spaars.report import comparison_figures, load_run, write_comparison
 from spaars.report.groups import Comparison, group_names, group_runs
+from spaars.report.safety_table import COLUMNS, shown
 
 RESULTS = Path(__file__).parents[2] / "results" / "before-deployment"
 
@@ -229,12 +230,12 @@ def test_golden_numbers(tmp_path: Path) -> None:
 def test_numbers_of_the_page_are_those_of_the_json(tmp_path: Path) -> None:
     page, numbers = written(tmp_path, make_run(tmp_path / "a", (0, 1, 2)))
     (group,) = numbers["tasks"][0]["groups"]
-    safety = group["safety"]
+    (safety,) = numbers["tasks"][0]["safety"]["rows"]
     assert page.numbers == [
         *(group[key] for key in ("mean", "iqm")),
         *(3, group["offline_score"], group["env_steps"]),
         # of the steps to 90: "not reached", no number
-        *(value for key, value in safety.items() if key != "handed_over"),
+        *(float(shown(safety[c.key], c)) for c in COLUMNS if safety[c.key] is not None),
         3,
         *(seed["final_score"] for seed in group["seeds"]),
     ]

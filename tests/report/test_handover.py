@@ -116,6 +116,7 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
     assert "none, seed 3: it never handed over." in words
     assert "1 of 3 dips are above their bound." in words  # 40% against 10%
     assert "No interval: too few points" in words
+    assert "All have the same cloning weight" in words
     for name in ("handover.json", "handover.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     content = json.loads((tmp_path / "a" / "handover.json").read_text())

@@ -80,6 +80,13 @@ def run(argv: list[str]) -> int:
         + words_of(correlation, len(points)),
         highlight=False,
     )
+    weights = {p.cloning_weight for p in points}
+    if len(weights) == 1 and len(points) > 1:
+        console.print(
+            "All have the same cloning weight: the errors differ by chance and task, so this does "
+            "not show what the weight does.",
+            highlight=False,
+        )
     console.print(SAYS, highlight=False)
     return 0
 
@@ -88,7 +95,8 @@ def _table(points: list[HandoverPoint]) -> Table:
     table = Table(title="Hand-over: shares of the value and of the score before")
     columns = ("run", "seed", "weight", "error", "bound", "before", "lowest", "dip", "raw acts")
     for column in columns:
-        table.add_column(column, justify="left" if column == "run" else "right")
+        justify: Any = "left" if column == "run" else "right"
+        table.add_column(column, justify=justify, overflow="fold")
     for p in points:
         table.add_row(
             p.run,

@@ -222,7 +222,7 @@ def _seed_result(run: Run, name: str, row: dict[str, Any]) -> SeedResult:
             episodes=_episodes(run.records, seed),
             newest=series(run.records, "evaluation", seed, "newest_score"),
             distance=series(run.records, "train", seed, "knn_distance", phase="online"),
-            handover=handover_steps(run.records).get(seed),
+            handover=number(handover_steps(run.records).get(seed)),
         ),
     )
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from spaars.report.groups import run_names
 from spaars.report.records import Record, Run, handover_steps, number, select, series
 
+EVIDENCE = ("cloning_error", "handover_bound", "value")
+
 
 class HandoverPoint(NamedTuple):
     """One seed's hand-over."""
@@ -59,14 +61,13 @@ def _point(run: Run, name: str, seed: int, window: int) -> HandoverPoint | str:
     if step is None:
         return "it never handed over."
     lines = [r for r in select(records, "train", seed=seed, phase="online") if r["step"] <= step]
-    last = next((r for r in reversed(lines) if "cloning_error" in r), None)
-    if last is None:
-        return "no training line up to the hand-over says its cloning error."
-    error, bound, value = (
-        number(last.get(k)) for k in ("cloning_error", "handover_bound", "value")
-    )
-    if error is None or bound is None or value is None or value == 0.0:
-        return "its cloning error, bound or value is missing or no number."
+    found = [[number(line.get(key)) for key in EVIDENCE] for line in lines]
+    whole = [values for values in found if None not in values]
+    if not whole:
+        return "no training line up to the hand-over says its cloning error, bound and value."
+    error, bound, value = (float(v) for v in whole[-1] if v is not None)
+    if value == 0.0:
+        return "its mean value is 0; the bound has no share of that."
     newest = series(records, "evaluation", seed, "newest_score")
     before = [v for s, v in zip(*newest, strict=True) if s == step]
     after = [v for s, v in zip(*newest, strict=True) if step < s <= step + window]
