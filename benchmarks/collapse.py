@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from spaars.data.files import atomic_write
@@ -70,7 +71,7 @@ def centres_of(trained: Trained) -> np.ndarray:
     rows = [trained.draw(i, 10_000, 0) for i in range(len(trained.config.seeds))]
     return np.stack(
         [
-            np.asarray(trained.parts(i).critics(states, actions)).mean(1)
+            np.asarray(trained.parts(i).critics(jnp.asarray(states), jnp.asarray(actions))).mean(1)
             for i, (states, actions) in enumerate(rows)
         ]
     )

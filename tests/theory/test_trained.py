@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from spaars.errors import ConfigError
 from spaars.theory.trained import (
@@ -29,12 +30,12 @@ def best_action(obs):
 
 
 PARTS = Parts(
-    decode=lambda obs, u: u @ U.T,
-    critics=lambda obs, a: (
-        jnp.array(LEVELS)[:, None] - H * jnp.square(a - best_action(obs)).sum(-1)
+    decode=Partial(lambda obs, u: u @ U.T),
+    critics=Partial(
+        lambda obs, a: jnp.array(LEVELS)[:, None] - H * jnp.square(a - best_action(obs)).sum(-1)
     ),
-    raw=lambda obs: best_action(obs) + jnp.array([0.0, 0.0, 0.1]),
-    latent=lambda obs: jnp.zeros((len(obs), 1)),
+    raw=Partial(lambda obs: best_action(obs) + jnp.array([0.0, 0.0, 0.1])),
+    latent=Partial(lambda obs: jnp.zeros((len(obs), 1))),
     discount=GAMMA,
 )
 
@@ -115,10 +116,10 @@ def parts_of_rank(k):
     """d = 4, the first k actions are the latents; critics c + b'a with a large level c."""
     b = jnp.array([1.0, -1.0, 1.0, -1.0])
     return Parts(
-        decode=lambda obs, u: jnp.pad(u, ((0, 0), (0, 4 - k))),
-        critics=lambda obs, a: jnp.stack([1_000.0 + a @ b, 1_001.0 + a @ b]),
-        raw=lambda obs: jnp.zeros((len(obs), 4)),
-        latent=lambda obs: jnp.zeros((len(obs), k)),
+        decode=Partial(lambda obs, u: jnp.pad(u, ((0, 0), (0, 4 - k)))),
+        critics=Partial(lambda obs, a: jnp.stack([1_000.0 + a @ b, 1_001.0 + a @ b])),
+        raw=Partial(lambda obs: jnp.zeros((len(obs), 4))),
+        latent=Partial(lambda obs: jnp.zeros((len(obs), k))),
         discount=0.9,
     )
 

@@ -7,14 +7,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
 
+from spaars.algos import supe
 from spaars.algos.gate import GateConfig
 from spaars.algos.spaars import Spaars
 from spaars.algos.spaars_supe import SpaarsSupe
 from spaars.algos.supe import to_latent
 from spaars.deploy.policy import load_acting
 from spaars.errors import ConfigError, RunError
+from spaars.nn import TanhGaussianPolicy
+from spaars.priors.opal import SkillDecoder
 from spaars.tasks import Task
 from spaars.theory.trained import Parts
 from spaars.training.checkpoint import load_checkpoint
@@ -49,20 +53,18 @@ class Trained(NamedTuple):
         """One seed's decoder, critics and deterministic policies."""
         acting = self.seed(index)
         if isinstance(self.agent, Spaars):
-            agent = self.agent
             return Parts(
-                decode=lambda obs, u: agent.decode(acting.prior, obs, u),
+                decode=Partial(self.agent.decode, acting.prior),
                 critics=acting.critics,
-                raw=lambda obs: acting.raw_average(obs).mode(),
-                latent=lambda obs: acting.latent_average(obs).mode(),
-                discount=agent.discount,
+                raw=Partial(_mode, acting.raw_average),
+                latent=Partial(_mode, acting.latent_average),
+                discount=self.agent.discount,
             )
-        skills = self.agent.skills
         return Parts(
-            decode=lambda obs, u: acting.skill.prior.decode(obs, to_latent(u)),
+            decode=Partial(_decode_skill, acting.skill.prior),
             critics=acting.critics,
-            raw=lambda obs: acting.raw(obs).mode(),
-            latent=lambda obs: skills.choose_standardised(acting.skill, obs, None),
+            raw=Partial(_mode, acting.raw),
+            latent=Partial(_skill, acting.skill),
             discount=self.agent.discount,
         )
 
@@ -78,12 +80,25 @@ class Trained(NamedTuple):
         normaliser = (
             acting.normaliser if isinstance(self.agent, Spaars) else acting.skill.normaliser
         )
-        return np.asarray(normaliser(self.observations[index, rows])), self.actions[index, rows]
+        states = normaliser(jnp.asarray(self.observations[index, rows]))
+        return np.asarray(states), self.actions[index, rows]
 
     @property
     def armed(self) -> list[bool]:
         """Whether each seed's gate has been armed."""
         return np.asarray(self.acting.armed).tolist()
+
+
+def _mode(policy: TanhGaussianPolicy, observations: Array) -> Array:
+    return policy(observations).mode()
+
+
+def _decode_skill(prior: SkillDecoder, observations: Array, u: Array) -> Array:
+    return prior.decode(observations, to_latent(u))
+
+
+def _skill(acting: supe.Acting, observations: Array) -> Array:
+    return supe.Supe.choose_standardised(acting, observations, None)
 
 
 def load_trained(run_dir: Path, *, deployed: bool = False) -> Trained:
@@ -92,6 +107,8 @@ def load_trained(run_dir: Path, *, deployed: bool = False) -> Trained:
     Raises RunError if there is no run or no checkpoint with online steps, ConfigError if the method
     has no decoder and critics of raw actions side by side.
     """
+    # First: an older run's config.json may not be readable, and need not be.
+    _require_checkpoint(run_dir)
     config, described = read_config(run_dir)
     agent = config.agent()
     if not isinstance(agent, Spaars | SpaarsSupe):
@@ -105,15 +122,7 @@ def load_trained(run_dir: Path, *, deployed: bool = False) -> Trained:
             f"of raw actions. Give a run of {', '.join(fitting)}."
         )
     checkpoint = load_checkpoint(run_dir)
-    if checkpoint is None:
-        finished = (run_dir / "summary.json").exists()
-        remedy = (
-            "Committed results hold no networks: train the run again (its config.json has the "
-            "command) or copy its checkpoints/ here."
-            if finished
-            else f"Go on with `spaars resume {run_dir}`."
-        )
-        raise RunError(f"{run_dir} has no checkpoint. {remedy}")
+    assert checkpoint is not None  # a broken one has raised
     if not checkpoint.progress.get("env_steps") or "ring/observations" not in checkpoint.arrays:
         raise RunError(
             f"{run_dir}: its last checkpoint is from before the first online step, so there is no "
@@ -129,6 +138,18 @@ def load_trained(run_dir: Path, *, deployed: bool = False) -> Trained:
         observations=checkpoint.arrays["ring/observations"],
         actions=checkpoint.arrays["ring/actions"],
     )
+
+
+def _require_checkpoint(run_dir: Path) -> None:
+    is_run = (run_dir / "config.json").exists()
+    if is_run and not any((run_dir / "checkpoints").glob("*.safetensors")):
+        remedy = (
+            "Committed results hold no networks: train the run again (its config.json has the "
+            "command) or copy its checkpoints/ here."
+            if (run_dir / "summary.json").exists()
+            else f"Go on with `spaars resume {run_dir}`."
+        )
+        raise RunError(f"{run_dir} has no checkpoint. {remedy}")
 
 
 def play(trained: Trained, task: Task, episodes: int) -> dict[str, EvalResult]:

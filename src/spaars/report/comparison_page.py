@@ -6,7 +6,7 @@ from spaars.report import comparison_figures as plots
 from spaars.report.figures import BOOTSTRAP_SEEDS, to_png
 from spaars.report.groups import Comparison, Problem, final_scores, group_names, groups_named
 from spaars.report.markup import document, escape, figure_element, show_number
-from spaars.report.safety_table import COLUMNS, Column, not_best, shown
+from spaars.report.safety_table import COLUMNS, Column, not_best
 
 Numbers = dict[str, Any]
 
@@ -177,7 +177,7 @@ def _safety_table(found: Numbers) -> str:
         return ""
 
     def cell(row: Numbers, column: Column) -> str:
-        words = escape(shown(row[column.key], column))
+        words = show_number(row[column.key], column.form)
         best = row["name"] in safety["best"].get(column.key, ())
         return f"<strong>{words}</strong>" if best else words
 
@@ -187,7 +187,10 @@ def _safety_table(found: Numbers) -> str:
         "normalised score; the best is bold.",
         [(column.title, column.whose) for column in COLUMNS] + [("Seeds", "")],
         safety["rows"],
-        [[cell(row, column) for column in COLUMNS] + [str(row["seeds"])] for row in safety["rows"]],
+        [
+            [cell(row, column) for column in COLUMNS] + [show_number(float(row["seeds"]), ".0f")]
+            for row in safety["rows"]
+        ],
         "Level: a seed's own offline score. "
         + " ".join(f"{c.title}: {c.means}." for c in COLUMNS)
         + " A dash: not recorded.",

@@ -32,7 +32,11 @@ TARGETS = ("raw", "best")
 
 
 class Parts(NamedTuple):
-    """What is read of one trained agent; observations are standardised, actions in [-1, 1]^d."""
+    """What is read of one trained agent; observations are standardised, actions in [-1, 1]^d.
+
+    A pytree: its functions are modules, or `jax.tree_util.Partial` with the networks as arguments,
+    so that seeds share what is compiled.
+    """
 
     decode: Callable[[Float[Array, "n obs"], Float[Array, "n k"]], Float[Array, "n d"]]
     """D(s, u), u in [-1, 1]^k."""
@@ -116,9 +120,8 @@ class TrainedGapStudy:
     ) -> TrainedGap:
         """Of one seed, at standardised states and the actions executed there."""
         self.check()
-        found = jax.jit(partial(_gap, self, parts))(
-            jnp.asarray(observations), jnp.asarray(actions), jax.random.key(self.seed)
-        )
+        key = jax.random.key(self.seed)
+        found = _gap(self, parts, jnp.asarray(observations), jnp.asarray(actions), key)
         slopes, value, targets = jax.device_get(found)
         slope_95, slope_max = float(np.quantile(slopes, 0.95)), float(slopes.max())
         horizon = 1.0 / (1.0 - parts.discount)
@@ -146,6 +149,7 @@ class TrainedGapStudy:
         )
 
 
+@partial(jax.jit, static_argnums=0)
 def _gap(
     study: TrainedGapStudy, parts: Parts, observations: Array, actions: Array, key: PRNGKeyArray
 ) -> tuple[Array, Array, dict[str, tuple[Array, Array, Array]]]:
@@ -237,7 +241,7 @@ class Variances(NamedTuple):
 def gradient_variances(
     objective: Callable[[Float[Array, "samples m"]], Float[Array, " samples"]],
     mean: Float[Array, " m"],
-    sigma: float,
+    sigma: float | Float[Array, ""],
     noise: Float[Array, "samples m"],
 ) -> tuple[Array, Array, Array, Array]:
     """`Variances` at one state: x = mean + sigma noise, noise ~ N(0, I)."""
@@ -296,55 +300,60 @@ class TrainedVarianceStudy:
     def run(self, parts: Parts, observations: Float[np.ndarray, "n obs"]) -> list[RunVariances]:
         """Of one seed, at standardised states."""
         self.check()
-        states, u, actions = _matched_means(parts, jnp.asarray(observations))
-
-        def q(state: Array, a: Array) -> Array:
-            return parts.critics(jnp.broadcast_to(state, (len(a), len(state))), a).min(0)
-
-        def latent_value(state: Array, x: Array) -> Array:
-            shared = jnp.broadcast_to(state, (len(x), len(state)))
-            return q(state, parts.decode(shared, jnp.tanh(x)))
-
-        def raw_value(state: Array, x: Array) -> Array:
-            return q(state, jnp.tanh(x))
-
+        states = jnp.asarray(observations)
         found = []
         for sigma in self.sigma:
-            both = [
-                self._variances(value, states, mean, sigma, stream)
-                for stream, (value, mean) in enumerate(((latent_value, u), (raw_value, actions)))
-            ]
-            found.append(RunVariances(sigma, u.shape[1], actions.shape[1], *both))
+            latent, raw = (
+                Variances(*(np.asarray(part, np.float64) for part in one))
+                for one in _variances(self, parts, states, jnp.float32(sigma))
+            )
+            k, d = (x.shape[1] for x in _means(parts, states))
+            found.append(RunVariances(sigma, k, d, latent, raw))
         return found
 
-    def _variances(
-        self,
-        value: Callable[[Array, Array], Array],
-        states: Array,
-        means: Array,
-        sigma: float,
-        stream: int,
-    ) -> Variances:
-        def one(x: tuple[Array, Array, Array]) -> tuple[Array, ...]:
-            state, mean, key = x
-            noise = jax.random.normal(key, (self.samples, mean.shape[0]))
-            return gradient_variances(lambda x: value(state, x), mean, sigma, noise)
 
-        keys = jax.random.split(jax.random.key(self.seed), 2)[stream]
-        keys = jax.random.split(keys, len(states))
-        found = jax.jit(lambda x: jax.lax.map(one, x))((states, means, keys))
-        return Variances(*(np.asarray(part, np.float64) for part in found))
-
-
-def _matched_means(parts: Parts, observations: Array) -> tuple[Array, Array, Array]:
-    """States, and the latent policy's mean before tanh in u and in a: one action, two frames."""
+def _means(parts: Parts, observations: Array) -> tuple[Array, Array]:
+    """The latent policy's mean before tanh, in u and in a: one action, two frames."""
     u = parts.latent(observations)
     decoded = parts.decode(observations, u)
 
     def before_tanh(x: Array) -> Array:
         return jnp.arctanh(jnp.clip(x, -MAX_SQUASHED, MAX_SQUASHED))
 
-    return observations, before_tanh(u), before_tanh(decoded)
+    return before_tanh(u), before_tanh(decoded)
+
+
+@partial(jax.jit, static_argnums=0)
+def _variances(
+    study: TrainedVarianceStudy, parts: Parts, states: Array, sigma: Array
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """`gradient_variances` at every state, of latents and of raw actions."""
+
+    def value(state: Array, actions: Array) -> Array:
+        shared = jnp.broadcast_to(state, (len(actions), len(state)))
+        return parts.critics(shared, actions).min(0)
+
+    def latent_value(state: Array, x: Array) -> Array:
+        shared = jnp.broadcast_to(state, (len(x), len(state)))
+        return value(state, parts.decode(shared, jnp.tanh(x)))
+
+    def raw_value(state: Array, x: Array) -> Array:
+        return value(state, jnp.tanh(x))
+
+    def over_states(
+        value: Callable[[Array, Array], Array], means: Array, key: PRNGKeyArray
+    ) -> tuple[Array, ...]:
+        def one(x: tuple[Array, Array, Array]) -> tuple[Array, ...]:
+            state, mean, key = x
+            noise = jax.random.normal(key, (study.samples, len(mean)))
+            return gradient_variances(lambda x: value(state, x), mean, sigma, noise)
+
+        # One state after another: all at once would hold every sample's hidden layers.
+        return jax.lax.map(one, (states, means, jax.random.split(key, len(states))))
+
+    latent_key, raw_key = jax.random.split(jax.random.key(study.seed))
+    u, actions = _means(parts, states)
+    return over_states(latent_value, u, latent_key), over_states(raw_value, actions, raw_key)
 
 
 def ratio_of_means(
