@@ -144,7 +144,7 @@ def safety_markdown(suite: str, results: Path = RESULTS) -> str:
         found = safety_table(problem)
         if found is None:
             continue
-        heads = ["method", "seeds", *(f"{c.title} ({c.whose})" for c in COLUMNS)]
+        heads = ["method", "seeds", *(f"{c.title} ({c.whose})" for c in COLUMNS), "revision"]
         lines = [f"**{problem.task}**, {problem.label}, first {found['steps']:,.0f} steps:", ""]
         lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         for row in found["rows"]:
@@ -154,7 +154,9 @@ def safety_markdown(suite: str, results: Path = RESULTS) -> str:
                 else shown(row[c.key], c)
                 for c in COLUMNS
             ]
-            lines.append("| " + " | ".join([row["name"], str(row["seeds"]), *cells]) + " |")
+            seeds = ", ".join(str(seed["seed"]) for seed in row["by_seed"])
+            revisions = ", ".join(f"`{_short(revision)}`" for revision in row["git_revisions"])
+            lines.append("| " + " | ".join([row["name"], seeds, *cells, revisions]) + " |")
         there = {row["method"] for row in found["rows"]}
         missing = [f"No run of {peer}." for peer in PEERS if peer not in there]
         lines += ["", " ".join([*not_best(found), *found["notes"], *missing])]

@@ -93,8 +93,8 @@ Numbers = dict[str, Any]
 def safety_table(problem: Problem) -> Numbers | None:
     """The table of one task and dataset as plain values; None where nobody went online.
 
-    {"steps", "level", "rows": [{"name", "seeds", "offline", KEY: value, "by_seed"}],
-    "best": {KEY: names}, "notes"}
+    {"steps", "level", "best": {KEY: names}, "notes",
+    "rows": [{"name", "method", "seeds", KEY: value, "by_seed", "git_revisions"}]}
     """
     notes = []
     online: list[Group] = []
@@ -180,7 +180,8 @@ def _row(group: Group, steps: float, level: float | None) -> Numbers:
             row[column.key] = None
         else:
             row[column.key] = float(max(known) if column.worst else np.mean(known))
-    return row | {"by_seed": by_seed}
+    revisions = sorted({seed.git_revision for seed in group.seeds})
+    return row | {"by_seed": by_seed, "git_revisions": revisions}
 
 
 def _measured(seed: SeedResult, steps: float, level: float | None) -> Numbers:
