@@ -1,7 +1,7 @@
 """What is committed under results/, and the tables made from it.
 
     python benchmarks/results.py collect runs/locomotion   # finished runs -> results/locomotion
-    python benchmarks/results.py tables                    # results/table.json, README tables
+    python benchmarks/results.py tables                    # results/table.json, tables in pages
 
 A suite of results lies in results/SUITE/TASK/VARIANT/sSEED; of a run only what is small is kept.
 """
@@ -16,12 +16,15 @@ from typing import Any
 from spaars.report import load_run
 from spaars.report.comparison import compare
 from spaars.report.groups import group_runs
+from spaars.report.safety_table import COLUMNS, not_best, safety_table, shown
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 SUITES = ("locomotion", "kitchen", "locomotion-three-steps", "locomotion-quick", "ablations")
 """In the order of the tables. What else lies in results/ are single runs, compared with nothing."""
 THRESHOLD = 90.0
+PEERS = ("spaars", "rlpd", "iql", "sac")
+"""Whose safety is compared; docs/safety.md says which of them are missing."""
 KEPT = ("config.json", "metrics.jsonl", "summary.json")
 
 Row = dict[str, Any]
@@ -130,16 +133,49 @@ def between_marks(page: str, name: str, text: str) -> str:
     return f"{head}{begin}\n{text}\n{end}{tail}"
 
 
+def safety_markdown(suite: str, results: Path = RESULTS) -> str:
+    """The safety tables of a suite, one for each task and dataset, as docs/safety.md prints them.
+
+    Says which of PEERS have no run, and where SPAARS is not the safest.
+    """
+    runs = [load_run(run) for run in runs_of(suite, results)]
+    parts = []
+    for problem in group_runs(runs).problems if runs else ():
+        found = safety_table(problem)
+        if found is None:
+            continue
+        heads = ["method", "seeds", *(f"{c.title} ({c.whose})" for c in COLUMNS), "revision"]
+        lines = [f"**{problem.task}**, {problem.label}, first {found['steps']:,.0f} steps:", ""]
+        lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        for row in found["rows"]:
+            cells = [
+                f"**{shown(row[c.key], c)}**"
+                if row["name"] in found["best"].get(c.key, ())
+                else shown(row[c.key], c)
+                for c in COLUMNS
+            ]
+            seeds = ", ".join(str(seed["seed"]) for seed in row["by_seed"])
+            revisions = ", ".join(f"`{_short(revision)}`" for revision in row["git_revisions"])
+            lines.append("| " + " | ".join([row["name"], seeds, *cells, revisions]) + " |")
+        there = {row["method"] for row in found["rows"]}
+        missing = [f"No run of {peer}." for peer in PEERS if peer not in there]
+        lines += ["", " ".join([*not_best(found), *found["notes"], *missing])]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or "Nothing was run online yet."
+
+
 def with_tables(page: str, rows: Sequence[Row]) -> str:
     """Every table that the page has a place for."""
     for suite in SUITES:
+        if f"<!-- table safety-{suite} -->" in page:
+            page = between_marks(page, f"safety-{suite}", safety_markdown(suite))
         if f"<!-- table {suite} -->" in page:
             mine = [row for row in rows if row["suite"] == suite]
             page = between_marks(page, suite, markdown(mine))
     return page
 
 
-PAGES = (ROOT / "README.md", RESULTS / "README.md")
+PAGES = (ROOT / "README.md", RESULTS / "README.md", ROOT / "docs" / "safety.md")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from spaars.cli import report as cli
 from spaars.errors import ConfigError, RunError
 from spaars.report import comparison_figures, load_run, write_comparison
 from spaars.report.groups import Comparison, group_names, group_runs
+from spaars.report.safety_table import COLUMNS
 
 RESULTS = Path(__file__).parents[2] / "results" / "before-deployment"
 
@@ -228,16 +229,13 @@ def test_golden_numbers(tmp_path: Path) -> None:
         "handed_over": 3,
         "dip_worst": 3.0,
         "drop_below_offline_worst": 4.0,
-        "lowest_window_below_offline_worst": 10.0,  # episodes to 5,000 score 35, after it 30
-        "regret_below_offline": 10.0,  # 0, 20 and 10 below
         "falls_per_1k": 1.5,
     }
     # sac ends at 81 and 83: of six pairs four and, by a tie, a half are above.
     assert sac["probability_of_improvement"] == 4.5 / 6
     assert sac["probability_interval"] is sac["mean_interval"] is None  # two seeds
     assert sac["offline_score"] is None
-    relative = ("drop_below_offline_worst", "lowest_window_below_offline_worst")
-    assert {sac["safety"][key] for key in (*relative, "regret_below_offline")} == {None}
+    assert sac["safety"]["drop_below_offline_worst"] is None
     assert sac["safety"]["falls_per_1k"] == 6.5
     assert "not reached" in page.text
     assert "2 of 3 seeds" in page.text
@@ -248,12 +246,12 @@ def test_golden_numbers(tmp_path: Path) -> None:
 def test_numbers_of_the_page_are_those_of_the_json(tmp_path: Path) -> None:
     page, numbers = written(tmp_path, make_run(tmp_path / "a", (0, 1, 2)))
     (group,) = numbers["tasks"][0]["groups"]
-    safety = group["safety"]
+    (safety,) = numbers["tasks"][0]["safety"]["rows"]
     assert page.numbers == [
         *(group[key] for key in ("mean", "iqm")),
         *(3, group["offline_score"], group["env_steps"]),
         # of the steps to 90: "not reached", no number
-        *(value for key, value in safety.items() if key != "handed_over"),
+        *(safety[c.key] for c in COLUMNS if safety[c.key] is not None),
         3,
         *(seed["final_score"] for seed in group["seeds"]),
     ]

@@ -70,10 +70,11 @@ def test_lowest_window_and_regret_by_hand() -> None:
     episodes = curve((1, 40), (5_000, 20), (5_001, 10), (14_000, 25), (15_000, 31))
     assert lowest_window(episodes) == 10.0  # windows end at 5,000: means 30, 10, 28
     assert lowest_window(episodes, 20_000) == 25.2
-    assert regret_below(episodes, 30.0) == (0 + 10 + 20 + 5 + 0) / 5
+    lengths = np.array([1.0, 2.0, 1.0, 4.0, 2.0])
+    assert regret_below(episodes, 30.0, lengths) == (0 + 2 * 10 + 20 + 4 * 5 + 0) / 10
     nothing = Series(np.array([]), np.array([]))
     assert lowest_window(nothing) is None
-    assert regret_below(nothing, 30.0) is None
+    assert regret_below(nothing, 30.0, np.array([])) is None
 
 
 def test_interval_resamples_within_tasks_and_is_the_same_twice() -> None:

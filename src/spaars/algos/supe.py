@@ -223,7 +223,13 @@ class Supe:
     def choose(
         self, acting: Acting, observations: Float[Array, "n obs"], key: PRNGKeyArray | None
     ) -> Float[Array, "n k"]:
-        obs = acting.normaliser(observations)
+        return self.choose_standardised(acting, acting.normaliser(observations), key)
+
+    @staticmethod
+    def choose_standardised(
+        acting: Acting, obs: Float[Array, "n obs"], key: PRNGKeyArray | None
+    ) -> Float[Array, "n k"]:
+        """`choose` of observations that are standardised already."""
         prior, actor = acting.prior.state_prior(obs), acting.actor(obs)
         if key is None:
             z, u = prior.mode(), actor.mode()

@@ -31,9 +31,12 @@ usage: spaars COMMAND ...
                         replay human kitchen demonstrations in the simulator
   data inspect SOURCE|TASK
                         what is in a dataset, and what is wrong with it
-  theory gap --lq       what a decoder costs, and the bounds on it
-  theory variance --lq  variance of policy gradients in latents and in raw actions
+  theory gap --lq|RUN   what a decoder costs, and the bounds on it
+  theory variance --lq|RUN
+                        variance of policy gradients in latents and in raw actions
   theory gated --lq     what a gate gains or costs whose critics err
+  theory handover RUN...
+                        cloning error against the dip after the hand-over, over runs
 
 `spaars COMMAND --help` explains every flag. `--debug` anywhere shows tracebacks.
 """
@@ -55,6 +58,7 @@ COMMANDS = {
     ("theory", "gap"): "spaars.cli.theory_gap",
     ("theory", "variance"): "spaars.cli.theory_variance",
     ("theory", "gated"): "spaars.cli.theory_gated",
+    ("theory", "handover"): "spaars.cli.theory_handover",
 }
 
 

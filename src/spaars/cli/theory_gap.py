@@ -1,4 +1,4 @@
-"""`spaars theory gap --lq`."""
+"""`spaars theory gap --lq`; without --lq, of a run (theory_gap_run.py)."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spaars.cli.theory_output import require_lq, write
+from spaars.cli import theory_gap_run
+from spaars.cli.theory_output import write
 from spaars.report.theory_figures import gap_against_bounds
 from spaars.theory.gap import Gap, GapStudy
 
@@ -37,8 +38,9 @@ class Args:
 
 
 def run(argv: list[str]) -> int:
+    if "--lq" not in argv:
+        return theory_gap_run.run(argv)
     args = tyro.cli(Args, args=argv, prog="spaars theory gap")
-    require_lq(args.lq, "gap")
     gaps = args.study.run()
     rows = [_row(k, found) for k, found in gaps.items()]
 
@@ -54,7 +56,14 @@ def run(argv: list[str]) -> int:
         },
     )
     problems = {k: [dataclasses.asdict(gap) for gap in found] for k, found in gaps.items()}
-    write(console, args.out, "gap", args.study, {"rows": rows, "problems": problems}, figure)
+    write(
+        console,
+        args.out,
+        "gap-lq",
+        dataclasses.asdict(args.study),
+        {"rows": rows, "problems": problems},
+        figure,
+    )
 
     title = f"{args.study.problems} problems, n = {args.study.states}, d = {args.study.actions}"
     table = Table(title=f"{title}: median [5%, 95%] over problems")

@@ -9,7 +9,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spaars.cli.theory_output import require_lq, write
+from spaars.cli.theory_output import write
+from spaars.errors import ConfigError
 from spaars.report.theory_figures import Estimate, gated_improvement
 from spaars.theory.gated import ERROR_KINDS, GATE_KINDS, GatedStudy, Measured
 from spaars.theory.study import bootstrap_interval
@@ -40,7 +41,11 @@ class Args:
 
 def run(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="spaars theory gated")
-    require_lq(args.lq, "gated")
+    if not args.lq:
+        raise ConfigError(
+            "say what to measure on: `spaars theory gated --lq` takes random linear-quadratic "
+            "problems. Of a run, `spaars theory gap RUN` plays the gate open and shut."
+        )
     measured = args.study.run()
     grid = sorted(args.study.eta)
 
@@ -58,7 +63,8 @@ def run(argv: list[str]) -> int:
         rows += of_kind
     bounds = {f"{gate} bound": str(gate) for gate in GATE_KINDS}
     result = {"rows": rows, "problems": [row._asdict() for row in measured]}
-    write(console, args.out, "gated", args.study, result, gated_improvement(grid, panels, bounds))
+    settings, figure = dataclasses.asdict(args.study), gated_improvement(grid, panels, bounds)
+    write(console, args.out, "gated-lq", settings, result, figure)
 
     console.print(*tables, sep="\n")
     violated = sum(row["violated"] for row in rows)

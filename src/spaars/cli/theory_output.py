@@ -1,6 +1,5 @@
 """What the theory commands share: what they measure on, and how results are written."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,36 +14,50 @@ from spaars.errors import ConfigError
 from spaars.report.figures import to_png
 
 
-def require_lq(lq: bool, command: str) -> None:
-    """ConfigError unless asked for linear-quadratic problems, the only thing to measure on yet."""
-    if not lq:
+def require_run(run: Path | None, command: str) -> Path:
+    """The run to measure on; ConfigError where neither it nor --lq is given."""
+    if run is None:
         raise ConfigError(
             f"say what to measure on: `spaars theory {command} --lq` takes random "
-            "linear-quadratic problems, where everything is known exactly."
+            "linear-quadratic problems, where everything is known exactly; "
+            f"`spaars theory {command} RUN` a trained run, where it is estimated."
         )
+    return run
+
+
+def describe(run: Path, described: dict[str, Any], env_steps: int | None = None) -> dict[str, Any]:
+    """What a result on a run is labelled with; no path of this machine."""
+    facts = {
+        "run": run.resolve().name,
+        "task": described["config"]["task"],
+        "method": described["config"]["method"],
+        "dataset": described["dataset"]["label"],
+        "git_revision": described.get("git_revision", "not recorded"),
+    }
+    return facts if env_steps is None else facts | {"env_steps": env_steps}
 
 
 def write(
     console: Console,
     out: Path,
-    command: str,
-    study: Any,
+    name: str,
+    settings: dict[str, Any],
     result: dict[str, Any],
     figure: Figure,
 ) -> None:
-    """OUT/COMMAND-lq.json and .png, each whole or absent. `study` is a dataclass of settings.
+    """OUT/NAME.json and .png, each whole or absent; NAME is the command's words, as gap-lq.
 
     Before anything else is printed: a reader who closes the pipe early still finds them.
     """
     described = {
-        "command": f"spaars theory {command} --lq",
+        "command": "spaars theory " + name.replace("-lq", " --lq").replace("-run", " RUN"),
         "version": spaars.__version__,
-        "settings": dataclasses.asdict(study),
+        "settings": settings,
         **result,
     }
     text = json.dumps(_plain(described), indent=1, allow_nan=False)
     for suffix, content in (("json", text.encode() + b"\n"), ("png", to_png(figure))):
-        path = out / f"{command}-lq.{suffix}"
+        path = out / f"{name}.{suffix}"
         with atomic_write(path) as file:
             file.write(content)
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)

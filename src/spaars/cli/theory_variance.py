@@ -1,4 +1,4 @@
-"""`spaars theory variance --lq`."""
+"""`spaars theory variance --lq`; without --lq, of a run (theory_variance_run.py)."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spaars.cli.theory_output import require_lq, write
+from spaars.cli import theory_variance_run
+from spaars.cli.theory_output import write
 from spaars.report.theory_figures import Estimate, variance_ratios
 from spaars.theory.study import bootstrap_interval
 from spaars.theory.variance import VarianceStudy
@@ -43,8 +44,9 @@ class Args:
 
 
 def run(argv: list[str]) -> int:
+    if "--lq" not in argv:
+        return theory_variance_run.run(argv)
     args = tyro.cli(Args, args=argv, prog="spaars theory variance")
-    require_lq(args.lq, "variance")
     cells = args.study.run()
 
     console = Console()
@@ -75,7 +77,7 @@ def run(argv: list[str]) -> int:
         np.array([cell.actions for cell in cells]),
         ratios,
     )
-    write(console, args.out, "variance", args.study, {"rows": rows}, figure)
+    write(console, args.out, "variance-lq", dataclasses.asdict(args.study), {"rows": rows}, figure)
     console.print(table)
     console.print(SAYS, highlight=False)
     return 0

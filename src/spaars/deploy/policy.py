@@ -127,6 +127,12 @@ class Loaded(NamedTuple):
     """Where the run stood (spaars.training.trainer)."""
 
 
+def state_shapes(config: TrainConfig, observation_dim: int, action_dim: int) -> Any:
+    """The population's state as shapes: what a checkpoint is read into, without computing one."""
+    zeros = np.zeros(observation_dim, np.float32)
+    return jax.eval_shape(lambda: initial_state(config, zeros, zeros, action_dim))
+
+
 def load_acting(run_dir: Path, config: TrainConfig, newest: bool = False) -> Loaded:
     """The deployed (or the `newest`) policies of the last checkpoint."""
     checkpoint = load_checkpoint(run_dir)
@@ -136,9 +142,7 @@ def load_acting(run_dir: Path, config: TrainConfig, newest: bool = False) -> Loa
     observation_dim = env.observation_space.shape[0]  # type: ignore[index]
     action_dim = env.action_space.shape[0]  # type: ignore[index]
     env.close()
-    # Statistics of observations are part of the state; these only give the shapes.
-    zeros = np.zeros(observation_dim, np.float32)
-    state = checkpoint.tree("state", initial_state(config, zeros, zeros, action_dim))
+    state = checkpoint.tree("state", state_shapes(config, observation_dim, action_dim))
     acting = jax.vmap(config.agent().acting)(state)
     # Before the first online step nothing is deployed but the offline policy.
     if config.deployment.rule == "proven" and "trials" in checkpoint.progress and not newest:

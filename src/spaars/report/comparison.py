@@ -21,6 +21,7 @@ from spaars.report.groups import (
 )
 from spaars.report.markup import write_file
 from spaars.report.records import load_run, mean_of, worst_of
+from spaars.report.safety_table import safety_table
 from spaars.report.statistics import (
     Statistic,
     iqm,
@@ -31,6 +32,8 @@ from spaars.report.statistics import (
 )
 
 DEFAULT_THRESHOLDS = (90.0,)
+SERIES = ("evaluations", "record")
+"""Of a seed: drawn and measured, not written."""
 
 
 def write_comparison(
@@ -87,6 +90,7 @@ def _task(problem: Problem, thresholds: Sequence[float], baseline: str | None) -
         "task": problem.task,
         "dataset": {"label": problem.label, "sha256": problem.sha256},
         "baseline": against,
+        "safety": safety_table(problem),
         "groups": [
             {
                 **_group(group, thresholds),
@@ -113,15 +117,13 @@ def _group(group: Group, thresholds: Sequence[float]) -> Numbers:
             "handed_over": sum(seed.dip_worst is not None for seed in group.seeds),
             "dip_worst": worst_of(rows, "dip_worst"),
             "drop_below_offline_worst": _worst_of_all(rows, "drop_below_offline"),
-            "lowest_window_below_offline_worst": _worst_of_all(rows, "lowest_window"),
-            "regret_below_offline": mean_of(rows, "regret"),
             "falls_per_1k": mean_of(rows, "falls_per_1k"),
         },
     }
 
 
 def _seed(seed: SeedResult) -> Numbers:
-    return {key: value for key, value in seed._asdict().items() if key != "evaluations"}
+    return {key: value for key, value in seed._asdict().items() if key not in SERIES}
 
 
 def _steps_to(group: Group, threshold: float) -> Numbers:

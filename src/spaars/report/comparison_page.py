@@ -6,6 +6,7 @@ from spaars.report import comparison_figures as plots
 from spaars.report.figures import BOOTSTRAP_SEEDS, to_png
 from spaars.report.groups import Comparison, Problem, final_scores, group_names, groups_named
 from spaars.report.markup import document, escape, figure_element, show_number
+from spaars.report.safety_table import COLUMNS, Column, not_best
 
 Numbers = dict[str, Any]
 
@@ -75,7 +76,7 @@ def _task_section(problem: Problem, found: Numbers, look: plots.Looks, anchor: s
             "curve that is above the others everywhere; one seed is one step.",
         ),
         _improvement_table(found),
-        _safety_table(groups),
+        _safety_table(found),
     ]
 
 
@@ -170,43 +171,32 @@ def _improvement_table(found: Numbers) -> str:
     )
 
 
-def _safety_table(groups: list[Numbers]) -> str:
-    rows = []
-    for group in groups:
-        safety, seeds = group["safety"], len(group["seeds"])
-        dip = show_number(safety["dip_worst"], ".1f")
-        if safety["handed_over"] not in (0, seeds):
-            dip += f"<small>{safety['handed_over']} of {seeds} seeds</small>"
-        rows.append(
-            [
-                dip,
-                show_number(safety["drop_below_offline_worst"], ".1f"),
-                show_number(safety["lowest_window_below_offline_worst"], ".1f"),
-                show_number(safety["regret_below_offline"], ".2f"),
-                show_number(safety["falls_per_1k"], ".2f"),
-                _seed_count(group),
-            ]
-        )
-    return _table(
+def _safety_table(found: Numbers) -> str:
+    safety = found["safety"]
+    if safety is None:
+        return ""
+
+    def cell(row: Numbers, column: Column) -> str:
+        words = show_number(row[column.key], column.form)
+        best = row["name"] in safety["best"].get(column.key, ())
+        return f"<strong>{words}</strong>" if best else words
+
+    table = _table(
         "Safety",
-        "Points of the normalised score; worst seed, or mean over the seeds",
+        f"Over the first {safety['steps']:,.0f} online steps of every run; points of the "
+        "normalised score; the best is bold.",
+        [(column.title, column.whose) for column in COLUMNS] + [("Seeds", "")],
+        safety["rows"],
         [
-            ("Dip", "worst"),
-            ("Drop", "worst"),
-            ("Low", "worst"),
-            ("Regret", "mean"),
-            ("Falls", "mean"),
-            ("Seeds", ""),
+            [cell(row, column) for column in COLUMNS] + [show_number(float(row["seeds"]), ".0f")]
+            for row in safety["rows"]
         ],
-        groups,
-        rows,
-        "Dip: lost in evaluations after the hand-over. Drop: lowest evaluation, below the offline "
-        "score. Low: lowest mean of the training episodes that ended within 5,000 steps, below the "
-        "offline score. Regret: points below the offline score, mean over training episodes. "
-        "Falls: training episodes that ended in one, per 1,000 steps. Exploring "
-        "episodes are sampled; a deployed or candidate policy's and the offline score are not. "
-        "A dash: no hand-over, no offline policy, or not recorded.",
+        "Level: a seed's own offline score. "
+        + " ".join(f"{c.title}: {c.means}." for c in COLUMNS)
+        + " A dash: not recorded.",
     )
+    words = not_best(safety) + safety["notes"]
+    return "\n".join([table, *(_note(one) for one in words)])
 
 
 def _over_tasks_section(comparison: Comparison, numbers: Numbers, look: plots.Looks) -> list[str]:

@@ -15,8 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spaars.errors import RunError
-from spaars.report.records import Record, Run, Series, flatten, number, plain, series
-from spaars.report.statistics import lowest_window, regret_below
+from spaars.report.records import (
+    Record,
+    Run,
+    Series,
+    flatten,
+    handover_steps,
+    number,
+    plain,
+    select,
+    series,
+)
 
 # The task, the method and the dataset have their own place; the rest cannot change a result.
 # log_every is not among them: the hand-over is decided when metrics are logged.
@@ -40,6 +49,34 @@ LISTED = 3
 """So many differing settings are spelt out in a name; of more, as few as tell the groups apart."""
 
 
+class Episodes(NamedTuple):
+    """Training episodes of one seed in the order in which they ended, whoever acted."""
+
+    scores: Series
+    """At the environment step of their end."""
+    lengths: np.ndarray
+    fell: np.ndarray
+    """Whether the env ended them."""
+
+    def until(self, step: float) -> "Episodes":
+        """Those that ended at this step or before."""
+        kept = self.scores.steps <= step
+        scores = Series(self.scores.steps[kept], self.scores.values[kept])
+        return Episodes(scores, self.lengths[kept], self.fell[kept])
+
+
+class SeedRecord(NamedTuple):
+    """What one seed did, step by step, for `report.safety_table`."""
+
+    episodes: Episodes
+    newest: Series
+    """Evaluations of the newest policy; empty where an older version did not evaluate it."""
+    distance: Series
+    """Mean kNN distance of executed steps to the data."""
+    handover: float | None
+    """Step of the first hand-over."""
+
+
 class SeedResult(NamedTuple):
     """What one seed of a finished run achieved. Scores are normalised to 0..100."""
 
@@ -55,12 +92,10 @@ class SeedResult(NamedTuple):
     """Points lost after the hand-over; None without a hand-over."""
     drop_below_offline: float | None
     """Offline score less the worst evaluation, at least 0."""
-    lowest_window: float | None
-    """Offline score less `statistics.lowest_window` of the training episodes, at least 0."""
-    regret: float | None
-    """Points below the offline score, mean over training episodes."""
     falls_per_1k: float | None
     evaluations: Series
+    """Of the deployed policy."""
+    record: SeedRecord
 
 
 class Group(NamedTuple):
@@ -103,7 +138,7 @@ def group_runs(runs: Sequence[Run]) -> Comparison:
     """Sort the seeds of all finished runs; groups stand in the order in which they first come."""
     entries: list[_Entry] = []
     left_out = []
-    for run, name in zip(runs, _names([run.path for run in runs]), strict=True):
+    for run, name in zip(runs, run_names([run.path for run in runs]), strict=True):
         if run.summary is None:
             left_out.append(f"{name} is unfinished: it has no summary.json.")
             continue
@@ -160,7 +195,7 @@ def final_scores(groups: Sequence[Group]) -> np.ndarray:
     return np.array([[seed.final_score for seed in group.seeds] for group in groups]).T
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def run_names(paths: Sequence[Path]) -> list[str]:
     """The directories' names, with as much of the path before them as tells them apart."""
     absolute = [path.resolve() for path in paths]
     common = os.path.commonpath([path.parent for path in absolute])
@@ -190,9 +225,7 @@ def _seed_result(run: Run, name: str, row: dict[str, Any]) -> SeedResult:
             f"{run.path}: summary.json lists seed {seed}, but metrics.jsonl holds no evaluation "
             "of it. Bring metrics.jsonl back or leave this run out."
         )
-    episodes = series(run.records, "episode", seed, "score")
     offline = number(row.get("offline_score"))
-    lowest = lowest_window(episodes)
     return SeedResult(
         run=name,
         seed=seed,
@@ -202,10 +235,33 @@ def _seed_result(run: Run, name: str, row: dict[str, Any]) -> SeedResult:
         offline_score=offline,
         dip_worst=number(row.get("dip_worst")),
         drop_below_offline=None if offline is None else number(row.get("drop_below_offline")),
-        lowest_window=None if offline is None or lowest is None else max(0.0, offline - lowest),
-        regret=None if offline is None else regret_below(episodes, offline),
         falls_per_1k=number(row.get("falls_per_1k")),
         evaluations=evaluations,
+        record=SeedRecord(
+            episodes=_episodes(run.records, seed),
+            newest=series(run.records, "evaluation", seed, "newest_score"),
+            distance=series(run.records, "train", seed, "knn_distance", phase="online"),
+            handover=number(handover_steps(run.records).get(seed)),
+        ),
+    )
+
+
+def _episodes(records: Sequence[Record], seed: int) -> Episodes:
+    """Of several lines at one step the last counts, as for any series."""
+    found = {}
+    for line in select(records, "episode", seed=seed):
+        score = number(line.get("score"))
+        if score is not None:
+            found[line["step"]] = score, number(line.get("length")), bool(line.get("terminated"))
+    steps = np.array(sorted(found), np.float64)
+    rows = [found[step] for step in sorted(found)]
+    # One env a seed: where an older version did not write lengths, episodes follow each other.
+    between = np.diff(steps, prepend=0.0)
+    lengths = [own or gap for (_, own, _), gap in zip(rows, between, strict=True)]
+    return Episodes(
+        Series(steps, np.array([score for score, _, _ in rows], np.float64)),
+        np.array(lengths, np.float64),
+        np.array([fell for _, _, fell in rows], bool),
     )
 
 

@@ -4,7 +4,9 @@ Scores are arrays of shape (..., runs, tasks); leading axes are resamples and st
 the last axis has length one.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +16,7 @@ Statistic = np.ndarray | np.floating
 """One value for each index of the leading axes; numpy makes it a scalar where there are none."""
 
 RESAMPLES = 10_000
+EXACT_PERMUTATIONS = 7
 
 
 def mean(scores: np.ndarray) -> Statistic:
@@ -101,8 +104,61 @@ def lowest_window(episodes: Series, width: int = 5_000) -> float | None:
     return min(float(episodes.values[window == w].mean()) for w in np.unique(window))
 
 
-def regret_below(episodes: Series, level: float) -> float | None:
-    """Mean over episodes of the points by which each scored below `level`; None if none ended."""
+def regret_below(episodes: Series, level: float, lengths: np.ndarray) -> float | None:
+    """Points by which episodes scored below `level`, mean over their steps; None if none ended.
+
+    Weighted by `lengths`, (episodes,): a mean over episodes would count a fall after 20 steps as
+    much as 1,000 good ones.
+    """
     if not len(episodes.steps):
         return None
-    return float(np.maximum(0.0, level - episodes.values).mean())
+    return float(np.average(np.maximum(0.0, level - episodes.values), weights=lengths))
+
+
+class RankCorrelation(NamedTuple):
+    """Spearman's, and how little a few points say."""
+
+    value: float | None
+    """None of fewer than three points, or where one side does not vary."""
+    interval: tuple[float, float] | None
+    """95%; None of fewer than five points, or of a perfect order, which has no standard error."""
+    p_value: float | None
+    """Two-sided, by permutations: exact up to seven points, else 10,000 seeded ones."""
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray, seed: int = 0) -> RankCorrelation:
+    """Spearman's rank correlation of paired values (n,); ties get their mean rank.
+
+    Interval: Fisher's z with the standard error sqrt((1 + r^2 / 2) / (n - 3)) of Bonett and Wright
+    (2000).
+    """
+    ranks = [_ranks(np.asarray(side, np.float64)) for side in (x, y)]
+    n = len(ranks[0])
+    if n < 3 or any(np.ptp(side) == 0.0 for side in ranks):
+        return RankCorrelation(None, None, None)
+    a, b = (side - side.mean() for side in ranks)
+    scale = np.sqrt((a @ a) * (b @ b))
+    value = float(a @ b / scale)
+    if n <= EXACT_PERMUTATIONS:
+        shuffled = np.array(list(itertools.permutations(b)))
+    else:
+        rng = np.random.default_rng(seed)
+        shuffled = rng.permuted(np.tile(b, (RESAMPLES, 1)), axis=1)
+    others = shuffled @ a / scale
+    # The order that was seen is one of them; drawn ones need it counted in.
+    hits = int((np.abs(others) >= abs(value) - 1e-9).sum())
+    exact = n <= EXACT_PERMUTATIONS
+    p_value = hits / len(others) if exact else (hits + 1) / (len(others) + 1)
+    interval = None
+    if n >= 5 and abs(value) < 1.0 - 1e-12:
+        half = 1.959964 * np.sqrt((1.0 + value**2 / 2.0) / (n - 3))
+        ends = np.tanh(np.arctanh(value) + np.array([-half, half]))
+        interval = float(ends[0]), float(ends[1])
+    return RankCorrelation(value, interval, p_value)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """1 to n; ties get their mean rank."""
+    below = (values[None, :] < values[:, None]).sum(1)
+    same = (values[None, :] == values[:, None]).sum(1)
+    return below + (same + 1.0) / 2.0

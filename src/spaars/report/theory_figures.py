@@ -106,3 +106,72 @@ def gated_improvement(
     handles.append(Line2D([], [], color="#444444", ls=":", lw=1.5, label="its bound"))
     fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig
+
+
+@styled
+def run_gap(eps: Mapping[str, np.ndarray], lines: Mapping[str, Sequence[float]]) -> Figure:
+    """Of a trained run: how far actions lie from the decoder's image, and what that costs.
+
+    Above, the share of states whose distance is at most the one on the axis; below, a row for
+    each line and a dot for each seed, in discounted return.
+    """
+    fig = Figure(figsize=(5.0, 5.4), layout="constrained")
+    above, below = fig.subplots(2, 1, height_ratios=(2, 3))
+    for i, (name, values) in enumerate(eps.items()):
+        share = np.arange(1, len(values) + 1) / len(values)
+        above.plot(np.sort(values), share, color=SEED_COLOURS[i], lw=1.8, label=name)
+    above.set_xlabel("distance to the decoder's image")
+    above.set_ylabel("share of states")
+    above.set_ylim(0.0, 1.02)
+    above.legend(loc="lower right")
+    names = list(lines)
+    for place, name in enumerate(names):
+        values = np.asarray(lines[name])
+        below.plot(values, np.full(len(values), place), "o", ms=5.0, color=SEED_COLOURS[0])
+    below.axvline(0.0, color="#444444", lw=1.0)
+    below.set_xscale("symlog", linthresh=1.0)
+    below.set_yticks(range(len(names)), names, fontsize=8.5)
+    below.invert_yaxis()
+    below.set_xlabel("discounted return")
+    return fig
+
+
+@styled
+def run_variances(sigma: np.ndarray, share: float, ratios: Mapping[str, Estimate]) -> Figure:
+    """Of a trained run: latent over raw variance against sigma for each estimator, and k/d."""
+    fig, ax = new_figure("latent / raw variance")
+    for i, (name, ratio) in enumerate(ratios.items()):
+        ends = np.maximum([ratio.mean - ratio.low, ratio.high - ratio.mean], 0.0)
+        place, colour = sigma * 1.03 ** (i - 1), SEED_COLOURS[i]
+        ax.errorbar(
+            place, ratio.mean, ends, ls="", marker=MARKERS[i], ms=4.5, color=colour, label=name
+        )
+    ax.axhline(share, ls="--", color="#444444", lw=1.3, label="k/d")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ticks = np.unique(sigma)
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_xlabel("sigma before tanh")
+    fig.legend(loc="outside lower center", ncols=2)
+    return fig
+
+
+@styled
+def handover_scatter(errors: np.ndarray, dips: np.ndarray, bounds: np.ndarray) -> Figure:
+    """Dip against cloning error, a dot for each hand-over, its bound above it, and the line that
+    the median slope of the bounds makes."""
+    fig, ax = new_figure("share of score or value")
+    ax.plot(errors, dips, "o", ms=6.0, color=SEED_COLOURS[0], label="measured dip")
+    ax.plot(errors, bounds, "_", ms=10.0, mew=1.6, color=SEED_COLOURS[1], label="its bound")
+    moved = errors > 0.0
+    if moved.any():
+        edge = np.array([0.0, 1.05 * errors.max()])
+        slope = float(np.median(bounds[moved] / errors[moved]))
+        ax.plot(edge, slope * edge, "--", color="#444444", lw=1.3, label="median bound")
+    ax.set_xlim(left=0.0)
+    ax.set_ylim(bottom=-0.02)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.set_xlabel("cloning error at the hand-over")
+    fig.legend(loc="outside lower center", ncols=3)
+    return fig

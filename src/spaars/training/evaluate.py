@@ -22,6 +22,8 @@ class EvalResult(NamedTuple):
     """Leaves (S, episodes), except `facts`: per-seed means (S,) over all visited states."""
 
     returns: np.ndarray
+    discounted: np.ndarray
+    """Returns from the episode's start with the discount that was asked for."""
     lengths: np.ndarray
     terminated: np.ndarray
     facts: dict[str, np.ndarray]
@@ -36,6 +38,7 @@ def run_episodes(
     envs: Envs,
     reset_seeds: Sequence[Sequence[int]],
     act: Callable[[np.ndarray, int], tuple[Any, Mapping[str, Any]]],
+    discount: float = 1.0,
 ) -> EvalResult:
     """An episode for each of the seeds (S, n), all in lockstep, in as many envs (S n).
 
@@ -49,7 +52,7 @@ def run_episodes(
         envs.reset(dict(enumerate(flat_seeds))), "evaluation: the env failed at its reset"
     )
     observations = np.stack([begun[i].observation for i in range(n)])
-    returns, lengths = np.zeros(n), np.zeros(n, np.int64)
+    returns, discounted, lengths = np.zeros(n), np.zeros(n), np.zeros(n, np.int64)
     running, terminated = np.ones(n, bool), np.zeros(n, bool)
     totals: dict[str, np.ndarray] = {}
     step = 0
@@ -64,6 +67,7 @@ def run_episodes(
         for i, outcome in found.items():
             observations[i] = outcome.observation
             returns[i] += outcome.reward
+            discounted[i] += discount**step * outcome.reward
             lengths[i] += 1
             terminated[i] = outcome.terminated
             running[i] = not (outcome.terminated or outcome.truncated)
@@ -71,6 +75,7 @@ def run_episodes(
     visited = lengths.reshape(shape).sum(1)
     return EvalResult(
         returns.reshape(shape),
+        discounted.reshape(shape),
         lengths.reshape(shape),
         terminated.reshape(shape),
         {name: total.sum(1) / visited for name, total in totals.items()},
@@ -97,12 +102,13 @@ class Evaluator:
         mapping: population.Mapping = "auto",
         safety: SafetyConfig = UNLIMITED,
         processes: int = 1,
+        discount: float = 1.0,
     ):
         self.agent, self.seeds, self.episodes = agent, list(seeds), episodes
         self.envs = open_envs(make_env, len(self.seeds) * episodes, processes)
         self.envelope = safety.envelope(self.envs.action_space)
         self.safety = safety
-        self.offset = offset
+        self.offset, self.discount = offset, discount
         self._act = jax.jit(partial(_act, agent, stochastic, mapping))
         self.skill_length = None
         if isinstance(agent, SkillAgent):
@@ -130,7 +136,7 @@ class Evaluator:
             [evaluation_seed(seed, self.offset + i) for i in range(self.episodes)]
             for seed in self.seeds
         ]
-        return run_episodes(self.envs, reset_seeds, act)
+        return run_episodes(self.envs, reset_seeds, act, self.discount)
 
     def close(self) -> None:
         self.envs.close()
