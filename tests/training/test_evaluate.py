@@ -100,7 +100,7 @@ def test_stochastic_evaluation_samples_reproducibly(evaluator):
 def test_the_two_policies_just_evaluated_are_not_run_again():
     def evaluator(acting):
         runs.append(acting)
-        return EvalResult(*(np.full((1, 1), len(runs)) for _ in range(3)), {})
+        return EvalResult(*(np.full((1, 1), len(runs)) for _ in range(4)), {})
 
     runs = []
     trainer = SimpleNamespace(evaluations=[], evaluator=evaluator)
