@@ -1,6 +1,7 @@
 """Exploring in numpy is exploring as the agent does it, noise for noise."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -32,7 +33,7 @@ def noises_of(method, armed, key, widths, rule="advantage"):
 def test_numpy_explores_as_the_agent_does(method, armed, point_task):
     agent, acting = random_policy(method, armed=armed)
     if hasattr(acting, "raw_share") and armed:
-        acting = acting._replace(raw_share=np.float32(0.6))
+        acting = acting._replace(raw_share=jnp.float32(0.6))
     if method in ("supe", "spaars-supe"):
         skills = np.random.default_rng(3).uniform(-0.9, 0.9, (N, agent.skill_dim))
         skills = skills.astype(np.float32)
@@ -40,7 +41,7 @@ def test_numpy_explores_as_the_agent_does(method, armed, point_task):
     else:
         skills, running = None, acting
     key, obs = jax.random.key(7), observations(N)
-    expected, facts = agent.act(running, obs, key)
+    expected, facts = jax.jit(agent.act)(running, obs, key)
 
     explored = exploring_graphs_of(agent, acting, ACTIONS)
     values = {"observations": obs} if skills is None else {"observations": obs, "skills": skills}
@@ -64,7 +65,7 @@ def test_numpy_explores_as_the_agent_does(method, armed, point_task):
 @pytest.mark.parametrize("untrained", [False, True])
 def test_numpy_chooses_skills_as_the_agent_does(method, untrained, point_task):
     agent, acting = random_policy(method)
-    flag = np.array(untrained)
+    flag = jnp.array(untrained)
     if method == "supe":
         acting = acting._replace(untrained=flag)
     else:
@@ -74,7 +75,9 @@ def test_numpy_chooses_skills_as_the_agent_does(method, untrained, point_task):
     noise = np.asarray(jax.random.normal(key, (N, agent.skill_dim)))
     values = {"observations": obs, "choice_noise": noise}
     found = _Graph(explored.graphs["skills"], explored.arrays)(values)["skills"]
-    np.testing.assert_allclose(found, np.asarray(agent.choose(acting, obs, key)), atol=2e-5)
+    np.testing.assert_allclose(
+        found, np.asarray(jax.jit(agent.choose)(acting, obs, key)), atol=2e-5
+    )
 
 
 @pytest.mark.parametrize("rule", ["always", "never"])
@@ -88,7 +91,7 @@ def test_gates_that_do_not_compare(rule, point_task):
 def test_a_snapshot_acts_as_deployed_policies_do(point_task):
     agent, acting = random_policy("spaars")
     snapshot, obs = Snapshot(agent, acting, ACTIONS, 0, 0), observations(20)
-    expected, facts = agent.act_deterministic(acting, obs)
+    expected, facts = jax.jit(agent.act_deterministic)(acting, obs)
     found = [snapshot.act(one, None, None) for one in obs]
     np.testing.assert_allclose([d.action for d in found], np.asarray(expected), atol=2e-5)
     assert [d.raw for d in found] == np.asarray(facts["raw_share"]).astype(bool).tolist()

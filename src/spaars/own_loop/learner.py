@@ -14,9 +14,8 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import jax
@@ -27,12 +26,13 @@ from spaars import seeding
 from spaars.algos.agent import Agent, SkillAgent
 from spaars.data import Dataset, load_dataset
 from spaars.data.dataset import ACTION_TOLERANCE
-from spaars.data.replay import Batch, Replay, empty_ring, insert, recent_episodes
 from spaars.deploy.numpy_policy import PolicyError, flattened
 from spaars.deploy.policy import index_of
 from spaars.errors import ConfigError, DataError, RunError
 from spaars.own_loop.acting import Decision, Snapshot
 from spaars.own_loop.journal import Journal, Recorded
+from spaars.own_loop.learning import SLICE, Learning
+from spaars.own_loop.records import Acted, End, RollBack, Row, arrays_of, frozen, rows_of
 from spaars.tasks import get_task
 from spaars.training import checks
 from spaars.training import config as configs
@@ -40,10 +40,8 @@ from spaars.training.checkpoint import Checkpoint, collect, load_checkpoint, sav
 from spaars.training.config import TrainConfig
 from spaars.training.deployment import Trials, Verdict, abandon, after_episode
 from spaars.training.envs import Episode
-from spaars.training.handover import reason_to_hand_over
 from spaars.training.logged import logged_data, logged_return
 from spaars.training.offline import OfflineLoop
-from spaars.training.online import label_windows, observe_chunk, sample_batch
 from spaars.training.population import own_buffers
 from spaars.training.provenance import git_revision
 from spaars.training.run_directory import describe_run, read_config, write_json
@@ -51,63 +49,8 @@ from spaars.training.trainer import OFFLINE_BLOCK, diverged, initial_state
 
 CAPACITY = 300_000
 """Transitions kept, by default."""
-SLICE = 10
-"""Updates between two swaps of the acting parameters."""
 OWN_LOOP = "own_loop"
 """Section of config.json that only a learner's directory has."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Acted:
-    """What an action came with, and the ticket that `observe` wants back."""
-
-    step: int
-    """Steps observed before it."""
-    episode: int
-    """Episodes finished before it."""
-    observation: np.ndarray
-    """(obs,), as the policy read it."""
-    action: np.ndarray
-    """(act,) in [-1, 1], within the envelope."""
-    actor: str
-    """explore, or whose policy acts deterministically: deployed or candidate."""
-    gate: bool | None
-    """Whether the gate was open; None where nothing compares."""
-    raw: bool | None
-    """Whether the raw policy acted; None for methods without a gate."""
-    clipped: bool
-    """Whether the envelope changed what the policy asked for."""
-    updates: int
-    """Of the learner, when the acting policy was taken from it."""
-    skill: np.ndarray | None = None
-    """(k,), the running one; None for methods without skills."""
-
-
-class _Row(NamedTuple):
-    """A step that was executed, with a skill and what the gate did where there are such."""
-
-    observation: np.ndarray
-    executed: np.ndarray
-    reward: float
-    next_observation: np.ndarray
-    terminated: bool
-    skill: np.ndarray | None
-    gate: float
-    raw: float
-
-
-class _End(NamedTuple):
-    """An episode's end, after its last row; `entry` is None where it was cut."""
-
-    entry: list[Any] | None
-
-
-class _RollBack(NamedTuple):
-    """The learner's policies are to go back to `policy`; if by a budget, the gate is shut, too."""
-
-    policy: Snapshot
-    step: int
-    shut_gate: bool
 
 
 class OnlineLearner:
@@ -134,8 +77,6 @@ class OnlineLearner:
         self.config, self.directory = config, directory
         self.seed = config.seeds[0]
         self._described = dict(facts)
-        self._agent: Agent = config.agent()
-        self._skills = self._agent if isinstance(self._agent, SkillAgent) else None
         self.observation_dim, self.action_dim = dataset.observation_dim, dataset.action_dim
         task = get_task(config.task)
         # As every task's env has it (`spaars.tasks.registry.check_spaces`).
@@ -149,38 +90,17 @@ class OnlineLearner:
             for side, value in (("low", -1.0), ("high", 1.0))
         ]
 
-        # Learning: whoever has `_learning` may touch these.
+        self._events: list[dict[str, Any]] = []
+        # Learning: whoever has `_learning` may touch it, but for its `newest`.
         self._learning = threading.Lock()
-        self._state = own_buffers(state)
         capacity = int(facts[OWN_LOOP]["capacity"])
-        skill_dim = self._skills.skill_dim if self._skills is not None else 0
-        ring = empty_ring(1, capacity, self.observation_dim, self.action_dim, skill_dim)
-        logged = logged_data(self._agent, config.online, dataset)
-        self._replay = Replay(ring, *logged)
-        if self._skills is not None:
-            # As the trainer: the prior is frozen, so labels are found once.
-            labels = jax.jit(partial(label_windows, self._skills))(self._state, self._replay)
-            self._replay = self._replay._replace(labels=labels[None])
-        self._update_key = seeding.stream(self.seed, seeding.OWN_LOOP_UPDATE)
-        self._evidence_key = seeding.stream(self.seed, seeding.OWN_LOOP_EVIDENCE)
-        self._updates, self._seen, self._rows = 0, 0, 0
-        self._ends: list[int] = []
-        self._partial: list[_Row] = []
-        self._explored: list[tuple[int, float]] = []
-        self._armed, self._shut_at = False, -1
-        self._rolled_back = 0
-        self._copy_acting = jax.jit(lambda state: jax.tree.map(jnp.copy, self._agent.acting(state)))
-        self._gated = "gate" in configs.METHODS[config.method].sections
-        self._fused = jax.jit(partial(_run_updates, self._agent, config), donate_argnums=0)
-        self._evidence = jax.jit(partial(_evidence, self._agent, config))
-        if self._skills is not None:
-            self._observing = jax.jit(partial(observe_chunk, self._skills), donate_argnums=0)
-        self._compiled: dict[int, Any] = {}
+        self._learner = Learning(config, dataset, state, capacity, self._events)
+        self._skills = self._learner.skills
 
         # Acting: whoever has `_acting` may touch these.
         self._acting = threading.Lock()
         self._steps, self._episodes, self._first_step = 0, 0, 0
-        self._episode: list[_Row] = []
+        self._episode: list[Row] = []
         self._return = 0.0
         self._pending: Acted | None = None
         self._expected: np.ndarray | None = None
@@ -195,10 +115,8 @@ class OnlineLearner:
         self._asked_back = 0
 
         # Shared: only ever appended to and popped from, or replaced as a whole.
-        self._queue: deque[_Row | _End | _RollBack] = deque()
-        self._newest = self._snapshot()
-        self._deployed = self._candidate = self._newest
-        self._events: list[dict[str, Any]] = []
+        self._queue: deque[Row | End | RollBack] = deque()
+        self._deployed = self._candidate = self._learner.newest
         self._journal = Journal(directory / "journal")
 
     # ------------------------------------------------------------------ making one
@@ -379,13 +297,13 @@ class OnlineLearner:
     @property
     def updates(self) -> int:
         """Updates since it was made."""
-        return self._updates
+        return self._learner.updates
 
     @property
     def due(self) -> int:
         """Updates that the method's own ratio (`--online.utd`) still asks for."""
         first = max(self._first_step, self.config.online.learning_starts)
-        return max((self._steps - first) * self.config.online.utd - self._updates, 0)
+        return max((self._steps - first) * self.config.online.utd - self._learner.updates, 0)
 
     @property
     def running(self) -> bool:
@@ -459,21 +377,21 @@ class OnlineLearner:
             acted = Acted(
                 step=self._steps,
                 episode=self._episodes,
-                observation=_frozen(seen),
-                action=_frozen(action),
+                observation=frozen(seen),
+                action=frozen(action),
                 actor=actor,
                 gate=decision.gate,
                 raw=decision.raw,
                 clipped=bool((action != decision.action).any()),
                 updates=policy.updates,
-                skill=None if skill is None else _frozen(skill),
+                skill=None if skill is None else frozen(skill),
             )
             self._skill, self._pending = skill, acted
             return action.copy(), acted
 
     def _who_acts(self) -> tuple[str, Snapshot]:
         """Who acts in the running episode, and with what."""
-        newest = self._newest  # read once: it may be swapped at any time
+        newest = self._learner.newest  # read once: it may be swapped at any time
         if self._trials.actor == "candidate":
             if not self._episode and not self._trials.candidate_returns:
                 gone_back = newest.rollbacks >= self._asked_back
@@ -544,7 +462,7 @@ class OnlineLearner:
             if self._episode:
                 self._write_episode(self._episode, None)
                 self._events.append({"step": self._steps, "event": "episode_cut", "reason": reason})
-                self._queue.append(_End(None))
+                self._queue.append(End(None))
                 self._forget_episode()
                 self._episodes += 1
             self._pending = self._expected = None
@@ -575,7 +493,7 @@ class OnlineLearner:
         next_observation: Any,
         terminated: bool,
         truncated: bool,
-    ) -> _Row:
+    ) -> Row:
         done = np.asarray(executed, np.float32)
         if done.shape != (self.action_dim,):
             raise DataError(
@@ -592,11 +510,11 @@ class OnlineLearner:
         for name, flag in (("terminated", terminated), ("truncated", truncated)):
             if not isinstance(flag, (bool, np.bool_)):
                 raise DataError(f"{name} must be True or False, got {flag!r}.")
-        return _Row(
+        return Row(
             acted.observation,
-            _frozen(np.clip(done, -1.0, 1.0)),
+            frozen(np.clip(done, -1.0, 1.0)),
             float(np.float32(reward)),
-            _frozen(self._vector(next_observation, "next_observation")),
+            frozen(self._vector(next_observation, "next_observation")),
             bool(terminated),
             acted.skill,
             float(bool(acted.gate)),
@@ -632,7 +550,7 @@ class OnlineLearner:
             )
         return vector
 
-    def _refuse_broken_skill(self, row: _Row) -> None:
+    def _refuse_broken_skill(self, row: Row) -> None:
         """What was left of a skill is not learned from, and a terminal state must be."""
         if self._skills is None or not row.terminated:
             return
@@ -646,15 +564,15 @@ class OnlineLearner:
 
     # ------------------------------------------------------------------ an episode's end
 
-    def _write_episode(self, rows: Sequence[_Row], entry: list[Any] | None) -> None:
+    def _write_episode(self, rows: Sequence[Row], entry: list[Any] | None) -> None:
         facts = {"entry": entry, "step": self._steps + 1 if entry else self._steps}
-        self._journal.write(self._episodes, Recorded(_arrays_of(rows, ended=True), facts))
+        self._journal.write(self._episodes, Recorded(arrays_of(rows, ended=True), facts))
 
     def _finish(self, entry: list[Any]) -> None:
         """The episode is journalled: decide who acts next."""
         step, total, terminated, actor = entry
         length = len(self._episode)
-        self._queue.append(_End(entry))
+        self._queue.append(End(entry))
         self._history.append(entry)
         self._forget_episode()
         self._episodes += 1
@@ -675,7 +593,7 @@ class OnlineLearner:
 
     def _go_back(self, shut_gate: bool) -> None:
         self._asked_back += 1
-        self._queue.append(_RollBack(self._deployed, self._steps, shut_gate))
+        self._queue.append(RollBack(self._deployed, self._steps, shut_gate))
 
     def _keep_budget(self) -> None:
         since = self._rollbacks[-1] if self._rollbacks else 0
@@ -699,11 +617,7 @@ class OnlineLearner:
         The first `update` does it otherwise, for seconds in which acting is slower.
         """
         with self._learning:
-            self._learn(0)
-            for rows in self._blocks():
-                self._inserting(rows)
-            if self._gated:
-                jax.block_until_ready(self._evidence_at(0))
+            self._learner.prepare()
 
     def update(self, n: int) -> dict[str, float]:
         """`n` updates on all that was observed so far. Returns the means of their metrics.
@@ -720,139 +634,26 @@ class OnlineLearner:
         while True:
             with self._learning:  # let go of between slices: `save` need not wait for all
                 self._drain()
-                learns = self._seen > self.config.online.learning_starts and self._rows > 0
+                learner = self._learner
+                learns = learner.seen > self.config.online.learning_starts and learner.rows > 0
                 if done >= n or not learns:
                     means = {name: total / k for name, (total, k) in sums.items() if k}
                     return means | {
-                        "updates": float(self._updates),
-                        "env_steps": float(self._seen),
+                        "updates": float(learner.updates),
+                        "env_steps": float(learner.seen),
                     }
                 block = min(SLICE, n - done)
-                for name, (total, k) in self._learn(block).items():
+                for name, (total, k) in learner.learn(block).items():
                     before = sums.get(name, (0.0, 0.0))
                     sums[name] = (before[0] + total, before[1] + k)
                 done += block
-
-    def _learn(self, block: int) -> dict[str, tuple[float, float]]:
-        """Sums of the metrics of so many updates, and over how many each is."""
-        first, count = np.int32(self._updates), np.int32(block)
-        found = self._fused(self._state, self._sampled(), self._update_key, first, count)
-        self._state, totals, counts = found
-        totals, counts = jax.device_get((totals, counts))
-        self._updates += block
-        if not np.isfinite(totals.get("q_mean", 0.0)):
-            raise diverged(self.seed, f"update {self._updates} of this loop")
-        if block:
-            self._newest = self._snapshot()
-        return {name: (float(totals[name]), float(counts[name])) for name in totals}
-
-    def _sampled(self) -> Replay:
-        """The replay, with the newest episodes marked."""
-        newest = recent_episodes([self._ends], self._rows, self.config.online.recent_episodes)
-        return self._replay._replace(episodes=jnp.asarray(newest))
-
-    def _snapshot(self) -> Snapshot:
-        tree = self._copy_acting(self._state)
-        return Snapshot(self._agent, tree, self.action_dim, self._updates, self._rolled_back)
 
     def _drain(self) -> None:
         """Everything in the queue, in order."""
         items = []
         while self._queue:
             items.append(self._queue.popleft())
-        self._take(items)
-
-    def _take(self, items: Sequence[_Row | _End | _RollBack]) -> None:
-        rows: list[_Row] = []
-        first = self._seen
-        for item in items:
-            if isinstance(item, _Row):
-                rows.append(item)
-                self._seen += 1
-                continue
-            self._store(rows)
-            rows = []
-            if isinstance(item, _End):
-                self._partial = []
-                self._ends.append(self._rows)
-                if item.entry is not None and item.entry[3] == "explore":
-                    self._explored.append((item.entry[0], item.entry[1]))
-            else:
-                self._roll_back(item)
-        self._store(rows)
-        self._consider_handover(first)
-
-    def _store(self, rows: Sequence[_Row]) -> None:
-        """Rows into the ring; with skills whole windows, the rest waits."""
-        waiting = [*self._partial, *rows]
-        small, large = self._blocks()
-        while len(waiting) >= small:
-            size = large if len(waiting) >= large else small
-            chunk = _batch_of(waiting[:size])
-            if self._skills is not None:
-                facts = {
-                    "gate": np.array([row.gate for row in waiting[:size]], np.float32),
-                    "raw_share": np.array([row.raw for row in waiting[:size]], np.float32),
-                }
-                self._state, chunk = self._observing(self._state, chunk, facts)
-            chunk = jax.tree.map(lambda x: x[None], chunk)
-            ring = self._inserting(size)(self._replay.ring, chunk)
-            self._replay = self._replay._replace(ring=ring)
-            self._rows += size
-            waiting = waiting[size:]
-        self._partial = waiting
-
-    def _blocks(self) -> tuple[int, int]:
-        """Rows that are stored at once: as few as possible, and many."""
-        small = self._skills.skill_length if self._skills is not None else 1
-        return small, max(self.config.online.chunk // small, 1) * small
-
-    def _inserting(self, rows: int) -> Any:
-        """`insert` of so many rows, compiled."""
-        if rows not in self._compiled:
-            chunk = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct((1, rows, *x.shape[2:]), x.dtype),
-                self._replay.ring.storage,
-            )
-            lowered = jax.jit(insert, donate_argnums=0).lower(self._replay.ring, chunk)
-            self._compiled[rows] = lowered.compile()
-        return self._compiled[rows]
-
-    def _roll_back(self, item: _RollBack) -> None:
-        state = self._agent.roll_back(self._state, item.policy.tree)
-        if item.shut_gate:
-            state = self._agent.take_back(state)
-            self._armed, self._shut_at = False, item.step
-        self._state = own_buffers(state)
-        self._rolled_back += 1
-        self._newest = self._snapshot()
-
-    def _evidence_at(self, step: int) -> Any:
-        return self._evidence(self._state, self._sampled(), self._evidence_key, np.int32(step))
-
-    def _consider_handover(self, first: int) -> None:
-        """Arm the gate if its time came within the steps after `first`."""
-        every = self.config.log_every
-        wait = self._shut_at + self.config.safety.budget.window if self._shut_at >= 0 else 0
-        marks = [
-            mark
-            for mark in range((first // every + 1) * every, self._seen + 1, every)
-            if mark >= wait
-        ]
-        if not (self._gated and marks and self._rows) or self._armed:
-            return
-        found = jax.device_get(self._evidence_at(marks[-1]))
-        evidence = {name: float(value) for name, value in found.items()}
-        for mark in marks:
-            history = [entry for entry in self._explored if entry[0] <= mark]
-            reason = reason_to_hand_over(self.config.gate, mark, evidence, history)
-            if reason:
-                self._armed = True
-                self._events.append({"step": mark, "event": "handover", "reason": reason})
-                armed = self._agent.hand_over(self._state, jnp.array(True))
-                self._state = own_buffers(armed)
-                self._newest = self._snapshot()
-                return
+        self._learner.take(items)
 
     # ------------------------------------------------------------------ saving
 
@@ -866,11 +667,12 @@ class OnlineLearner:
         """
         target = self.directory if path is None else Path(path)
         with self._learning:
+            self._learner.refuse_diverged()
             with self._acting:
                 items = list(self._queue)
                 self._queue.clear()
                 acting = self._acting_state()
-            self._take(items)
+            self._learner.take(items)
             saved = self._checkpoint(acting)
             if target.resolve() != self.directory.resolve():
                 self._copy_to(target)
@@ -888,7 +690,7 @@ class OnlineLearner:
 
     def _acting_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray], Any, Any]:
         """JSON and arrays of the acting side, deployed and candidate policy."""
-        arrays = {f"running/{k}": x for k, x in _arrays_of(self._episode, False).items()}
+        arrays = {f"running/{k}": x for k, x in arrays_of(self._episode, False).items()}
         pending = self._pending
         if pending is not None:
             arrays |= {"pending/observation": pending.observation, "pending/action": pending.action}
@@ -917,7 +719,7 @@ class OnlineLearner:
         """In the form of a run's, so that policies are loaded and exported from it alike."""
         own, arrays, deployed, candidate = acting
         progress = {
-            "phase": len(self._agent.offline_phases()),
+            "phase": len(self._learner.agent.offline_phases()),
             "phase_updates": 0,
             "metrics_offset": 0,
             "wall_seconds": 0.0,
@@ -925,64 +727,58 @@ class OnlineLearner:
             "costs": [own.pop("costs")],
             "rollbacks": [own.pop("rollbacks")],
             "trials": [own.pop("trials")],
-            "armed": [self._armed],
+            "armed": [self._learner.armed],
         }
-        own |= {
-            "updates": self._updates,
-            "shut_at": self._shut_at,
-            "rolled_back": self._rolled_back,
+        own |= self._learner.progress() | {
             "policies": {
                 name: {"updates": one.updates, "rollbacks": one.rollbacks}
                 for name, one in (("deployed", deployed), ("candidate", candidate))
             },
         }
-        trees = {"state": self._state, "deployed": deployed.tree, "candidate": candidate.tree}
+        trees = {
+            "state": self._learner.state,
+            "deployed": deployed.tree,
+            "candidate": candidate.tree,
+        }
         trees = {name: jax.tree.map(lambda x: x[None], tree) for name, tree in trees.items()}
         env_state = {
             "actions": [],
             "episode_index": [own["episodes"]],
-            "episode_ends": [list(self._ends)],
+            "episode_ends": [list(self._learner.ends)],
             "env_steps": own["steps"],
             "env_errors": [0],
         }
-        found = collect(progress | {OWN_LOOP: own}, trees, self._replay.ring, env_state)
+        found = collect(progress | {OWN_LOOP: own}, trees, self._learner.replay.ring, env_state)
         return Checkpoint(found.progress, found.arrays | arrays)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """The inverse of `_checkpoint`, but for the state."""
         progress, arrays = checkpoint.progress, checkpoint.arrays
         own = progress[OWN_LOOP]
-        ring = checkpoint.ring(self._replay.ring)
-        self._replay = self._replay._replace(ring=ring)
-        self._rows, self._ends = progress["inserted"], list(progress["episode_ends"][0])
-        self._updates, self._rolled_back = own["updates"], own["rolled_back"]
-        self._armed, self._shut_at = progress["armed"][0], own["shut_at"]
-        self._steps = self._seen = own["steps"]
+        self._steps = own["steps"]
         self._first_step, self._episodes = own["first_step"], own["episodes"]
         self._return = own["return"]
-        self._asked_back, self._events = own["asked_back"], own["events"]
+        self._asked_back = own["asked_back"]
+        self._events.extend(own["events"])
         self._history, self._costs = progress["episodes"][0], progress["costs"][0]
-        self._explored = _explored(self._history)
         self._rollbacks = progress["rollbacks"][0]
         self._trials = Trials(**progress["trials"][0])
         running = {k[8:]: x for k, x in arrays.items() if k.startswith("running/")}
-        self._episode = _rows_of(running)
-        small, _ = self._blocks()
-        self._partial = self._episode[len(self._episode) // small * small :]
+        self._episode = rows_of(running)
+        self._learner.restore(checkpoint, own, self._episode)
         self._expected, self._skill = arrays.get("expected"), arrays.get("skill")
         if own["pending"] is not None:
             self._pending = Acted(
-                observation=_frozen(arrays["pending/observation"]),
-                action=_frozen(arrays["pending/action"]),
+                observation=frozen(arrays["pending/observation"]),
+                action=frozen(arrays["pending/action"]),
                 skill=self._skill,
                 **own["pending"],
             )
-        self._newest = self._snapshot()
-        like = jax.tree.map(lambda x: _with_seeds(x, 1), self._newest.tree)
+        like = jax.tree.map(lambda x: _with_seeds(x, 1), self._learner.newest.tree)
         policies = {}
         for name, facts in own["policies"].items():
             tree = jax.tree.map(lambda x: x[0], checkpoint.tree(name, like))
-            policies[name] = Snapshot(self._agent, tree, self.action_dim, **facts)
+            policies[name] = Snapshot(self._learner.agent, tree, self.action_dim, **facts)
         self._deployed, self._candidate = policies["deployed"], policies["candidate"]
 
     def _replay_journal(self) -> None:
@@ -990,7 +786,7 @@ class OnlineLearner:
         numbers = self._journal.after(self._episodes)
         for number in numbers:
             recorded = self._journal.read(number)
-            rows, entry = _rows_of(recorded.arrays), recorded.facts["entry"]
+            rows, entry = rows_of(recorded.arrays), recorded.facts["entry"]
             known = len(self._episode)
             if len(rows) < known:
                 raise RunError(
@@ -998,7 +794,7 @@ class OnlineLearner:
                     "same episode: they are not of one learner."
                 )
             self._queue.extend(rows[known:])
-            self._queue.append(_End(entry))
+            self._queue.append(End(entry))
             self._steps += len(rows) - known
             if entry is not None:
                 self._history.append(entry)
@@ -1019,136 +815,22 @@ class OnlineLearner:
 
     def _take_over(self, checkpoint: Checkpoint, index: int, seeds: int) -> None:
         """What a run, or another learner, had done online by its last checkpoint."""
-        progress, ring = checkpoint.progress, self._replay.ring
-        self._steps = self._seen = self._first_step = progress["env_steps"]
-        filled = checkpoint.arrays["ring/rewards"].shape[1]
-        kept = min(filled, ring.capacity)
-        inserted = progress["inserted"]
-        rows = (inserted - kept + np.arange(kept)) % max(filled, 1)
-        storage = {
-            name: store.at[0, :kept].set(checkpoint.arrays[f"ring/{name}"][index, rows])
-            for name, store in ring.columns.items()
-        }
-        ring = ring._replace(storage=Batch(**storage), inserted=jnp.int32(kept))
-        self._replay, self._rows = self._replay._replace(ring=ring), kept
-        ends = [end - (inserted - kept) for end in progress["episode_ends"][index]]
-        self._ends = [end for end in ends if end > 0]
-        if kept and kept not in self._ends:
-            self._ends.append(kept)  # its running episode is not gone on with
+        progress = checkpoint.progress
+        self._learner.take_over(checkpoint, index)
+        self._steps = self._first_step = progress["env_steps"]
         self._history = [list(entry) for entry in progress["episodes"][index]]
-        self._explored = _explored(self._history)
         self._costs = [list(entry) for entry in progress["costs"][index]]
         self._rollbacks = list(progress["rollbacks"][index])
-        self._armed = bool(progress["armed"][index])
-        self._shut_at = self._rollbacks[-1] if self._rollbacks else -1
         if self.config.deployment.rule == "proven" and "trials" in progress:
             self._trials = Trials(**progress["trials"][index])
             self._abandon_trial()
-            like = jax.tree.map(lambda x: _with_seeds(x, seeds), self._newest.tree)
+            like = jax.tree.map(lambda x: _with_seeds(x, seeds), self._learner.newest.tree)
             tree = jax.tree.map(lambda x: x[index], checkpoint.tree("deployed", like))
-            self._deployed = Snapshot(self._agent, tree, self.action_dim, 0, 0)
+            self._deployed = Snapshot(self._learner.agent, tree, self.action_dim, 0, 0)
             self._candidate = self._deployed
 
 
 # ------------------------------------------------------------------ pure parts
-
-
-def _run_updates(
-    agent: Agent, config: TrainConfig, state: Any, replay: Replay, key: Any, first: Any, count: Any
-) -> Any:
-    """Updates `first` to `first + count`: state, sums of their metrics, and over how many.
-
-    What an update draws depends on its number alone, not on how updates are sliced.
-    """
-
-    def update(state: Any, number: Any) -> Any:
-        sample_key, update_key = jax.random.split(jax.random.fold_in(key, number))
-        batches = sample_batch(agent, config.online, replay, jnp.int32(0), sample_key, 1)
-        return agent.update(state, jax.tree.map(lambda x: x[0], batches), update_key)
-
-    def add(i: Any, carry: Any) -> Any:
-        state, totals, counts = carry
-        state, metrics = update(state, first + i)
-        for name, value in metrics.items():
-            # NaN stands for "no such update", but in q_mean for divergence.
-            counted = jnp.array(True) if name == "q_mean" else ~jnp.isnan(value)
-            totals |= {name: totals[name] + jnp.where(counted, value, 0.0)}
-            counts |= {name: counts[name] + counted.astype(jnp.float32)}
-        return state, totals, counts
-
-    names = jax.eval_shape(lambda: update(state, first)[1])
-    zeros = {name: jnp.float32(0.0) for name in names}
-    return jax.lax.fori_loop(0, count, add, (state, zeros, zeros))
-
-
-def _evidence(
-    agent: Agent, config: TrainConfig, state: Any, replay: Replay, key: Any, step: Any
-) -> Any:
-    key = jax.random.fold_in(key, step)
-    batch = sample_batch(agent, config.online, replay, jnp.int32(0), key, 1)
-    return agent.evidence(state, jax.tree.map(lambda x: x[0], batch))
-
-
-def _batch_of(rows: Sequence[_Row]) -> Batch:
-    """Leaves (n, ...), on the host."""
-    arrays: dict[str, Any] = dict(_arrays_of(rows, ended=False))
-    return Batch(
-        observations=arrays["observations"],
-        actions=arrays["actions"],
-        rewards=arrays["rewards"],
-        next_observations=arrays["next_observations"],
-        terminated=arrays["terminated"].astype(np.float32),
-        latents=arrays.get("skills"),
-    )
-
-
-def _arrays_of(rows: Sequence[_Row], ended: bool) -> dict[str, np.ndarray]:
-    """An episode's rows by the names that datasets have; empty for none."""
-    if not rows:
-        return {}
-    arrays = {
-        "observations": np.stack([row.observation for row in rows]),
-        "actions": np.stack([row.executed for row in rows]),
-        "rewards": np.array([row.reward for row in rows], np.float32),
-        "next_observations": np.stack([row.next_observation for row in rows]),
-        "terminated": np.array([row.terminated for row in rows]),
-        "truncated": np.zeros(len(rows), bool),
-        "gate": np.array([row.gate for row in rows], np.float32),
-        "raw_share": np.array([row.raw for row in rows], np.float32),
-    }
-    if ended:
-        arrays["truncated"][-1] = not rows[-1].terminated
-    if (skills := [row.skill for row in rows if row.skill is not None]) != []:
-        arrays["skills"] = np.stack(skills)
-    return arrays
-
-
-def _rows_of(arrays: Mapping[str, np.ndarray]) -> list[_Row]:
-    """The inverse of `_arrays_of`."""
-    return [
-        _Row(
-            arrays["observations"][i],
-            arrays["actions"][i],
-            float(arrays["rewards"][i]),
-            arrays["next_observations"][i],
-            bool(arrays["terminated"][i]),
-            arrays["skills"][i] if "skills" in arrays else None,
-            float(arrays["gate"][i]),
-            float(arrays["raw_share"][i]),
-        )
-        for i in range(len(arrays.get("rewards", ())))
-    ]
-
-
-def _explored(history: Sequence[Sequence[Any]]) -> list[tuple[int, float]]:
-    return [(entry[0], entry[1]) for entry in history if entry[3] == "explore"]
-
-
-def _frozen(array: Any) -> np.ndarray:
-    """A float32 copy that cannot be written to."""
-    copy = np.array(array, np.float32)
-    copy.flags.writeable = False
-    return copy
 
 
 def _with_seeds(x: Any, seeds: int) -> jax.ShapeDtypeStruct:
