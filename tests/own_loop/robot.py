@@ -8,15 +8,15 @@ import toy
 from spaars import OnlineLearner
 from spaars.training.config import preset_config
 
-LINEAR = {"hidden": ()}  # the fewer layers, the sooner compiled
+SMALL = {"hidden": (4,)}  # the fewer layers, the sooner compiled
 
 
 def tiny(method="spaars", **changes):
     settings = {
         "spaars": {
-            "prior": LINEAR | {"updates": 4, "latent_dim": 2},
+            "prior": SMALL | {"updates": 4, "latent_dim": 2},
             "offline": {"updates": 4, "batch_size": 32},
-            "learner": LINEAR
+            "learner": SMALL
             | {
                 "critics": 2,
                 "batch_size": 32,
@@ -32,11 +32,11 @@ def tiny(method="spaars", **changes):
             },
             "deployment": {"trial_episodes": 1, "every": 20},
         },
-        "rlpd": {"sac": LINEAR | {"critics": 2, "batch_size": 16}},
+        "rlpd": {"sac": SMALL | {"critics": 2, "batch_size": 16}},
         "supe": {
-            "opal": LINEAR | {"hidden": (4,), "recurrent": 2, "latent_dim": 2, "updates": 1},
-            "supe": LINEAR | {"novelty_features": 2},
-            "sac": LINEAR | {"critics": 2, "batch_size": 8},
+            "opal": SMALL | {"recurrent": 2, "latent_dim": 2, "updates": 1},
+            "supe": SMALL | {"novelty_features": 2},
+            "sac": SMALL | {"critics": 2, "batch_size": 8},
         },
     }[method]
     online = {"steps": 400, "chunk": 20, "learning_starts": 20} | (

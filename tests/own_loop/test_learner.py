@@ -190,8 +190,8 @@ def test_divergence_is_told_and_never_saved(spaars_learner, tmp_path):
     learner = copied(spaars_learner, tmp_path / "a")
     drive(learner, Robot(), 30)
     state = learner._learner.state
-    broken = jax.tree.map(lambda x: x * np.float32(np.nan), state.critics)
-    learner._learner.state = state._replace(critics=broken)
+    broken = jax.tree.map(lambda x: x * np.float32(np.nan), state.critics.params)
+    learner._learner.state = state._replace(critics=state.critics._replace(params=broken))
     for _ in range(2):
         with pytest.raises(RunError, match="diverged"):
             learner.update(1)

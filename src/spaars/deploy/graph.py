@@ -52,7 +52,7 @@ class Steps:
         inputs: list[str],
         output: str | None = None,
         arrays: dict[str, Any] | None = None,
-        **settings: float,
+        **settings: float | int,
     ) -> str:
         output = output or f"{op}.{len(self.steps)}"
         # Read by several steps, an array is stored once: its name says where it comes from.

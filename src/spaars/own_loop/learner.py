@@ -90,11 +90,10 @@ class OnlineLearner:
             for side, value in (("low", -1.0), ("high", 1.0))
         ]
 
-        self._events: list[dict[str, Any]] = []
         # Learning: whoever has `_learning` may touch it, but for its `newest`.
         self._learning = threading.Lock()
         capacity = int(facts[OWN_LOOP]["capacity"])
-        self._learner = Learning(config, dataset, state, capacity, self._events)
+        self._learner = Learning(config, dataset, state, capacity)
         self._skills = self._learner.skills
 
         # Acting: whoever has `_acting` may touch these.
@@ -113,6 +112,7 @@ class OnlineLearner:
         self._costs: list[list[Any]] = []
         self._rollbacks: list[int] = []
         self._asked_back = 0
+        self._events: list[dict[str, Any]] = []
 
         # Shared: only ever appended to and popped from, or replaced as a whole.
         self._queue: deque[Row | End | RollBack] = deque()
@@ -318,7 +318,7 @@ class OnlineLearner:
     @property
     def events(self) -> list[dict[str, Any]]:
         """Hand-over, verdicts on candidates, rollbacks, cut episodes: step, event, reason."""
-        return list(self._events)
+        return sorted([*self._events, *self._learner.events], key=lambda event: event["step"])
 
     def to_robot(self, action: Any) -> np.ndarray:
         """An action in [-1, 1] in the robot's units, where the data or the env told its bounds."""
@@ -404,12 +404,12 @@ class OnlineLearner:
 
     def observe(
         self,
-        acted: Acted,
+        acted: Acted | Any,
         executed: Any,
-        reward: float,
+        reward: Any,
         next_observation: Any,
-        terminated: bool,
-        truncated: bool,
+        terminated: Any,
+        truncated: Any,
         *,
         cost: float | None = None,
     ) -> None:
@@ -418,7 +418,7 @@ class OnlineLearner:
         Args:
             acted: what `act` returned beside it.
             executed: (act,) in [-1, 1]: the action, or what was done instead.
-            reward: of this step.
+            reward: of this step, a number.
             next_observation: (obs,); the next `act` must be given the same, unless the episode
                 ends here.
             terminated: the task is over, and nothing follows: a fall, or success.
@@ -447,6 +447,8 @@ class OnlineLearner:
             self._queue.append(row)
             if cost is not None:
                 self._costs.append([self._steps, float(cost)])
+                if len(self._costs) > 2 * (window := self.config.safety.budget.window):
+                    self._costs = self._costs[-window:]  # a budget reaches back no further
             if entry is not None:
                 self._finish(entry)
             if self.config.safety.budget.limits and (ends or cost):
@@ -467,7 +469,7 @@ class OnlineLearner:
                 self._episodes += 1
             self._pending = self._expected = None
 
-    def _check_pairing(self, acted: Acted) -> None:
+    def _check_pairing(self, acted: Acted | Any) -> None:
         pending = self._pending
         if pending is not None and acted is pending:
             return
@@ -489,10 +491,10 @@ class OnlineLearner:
         self,
         acted: Acted,
         executed: Any,
-        reward: float,
+        reward: Any,
         next_observation: Any,
-        terminated: bool,
-        truncated: bool,
+        terminated: Any,
+        truncated: Any,
     ) -> Row:
         done = np.asarray(executed, np.float32)
         if done.shape != (self.action_dim,):

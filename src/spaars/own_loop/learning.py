@@ -37,9 +37,9 @@ class Learning:
         dataset: Dataset,
         state: Any,
         capacity: int,
-        events: list[dict[str, Any]],
     ):
-        self.config, self.seed, self.events = config, config.seeds[0], events
+        self.config, self.seed = config, config.seeds[0]
+        self.events: list[dict[str, Any]] = []
         self.agent: Agent = config.agent()
         self.skills = self.agent if isinstance(self.agent, SkillAgent) else None
         self.action_dim = dataset.action_dim
@@ -163,14 +163,14 @@ class Learning:
 
     def _inserting(self, rows: int) -> Any:
         """`insert` of so many rows, compiled."""
-        if rows not in self._compiled:
+        if rows not in self._inserts:
             chunk = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct((1, rows, *x.shape[2:]), x.dtype),
                 self.replay.ring.storage,
             )
             lowered = jax.jit(insert, donate_argnums=0).lower(self.replay.ring, chunk)
-            self._compiled[rows] = lowered.compile()
-        return self._compiled[rows]
+            self._inserts[rows] = lowered.compile()
+        return self._inserts[rows]
 
     def _roll_back(self, item: RollBack) -> None:
         state = self.agent.roll_back(self.state, item.policy.tree)
@@ -193,7 +193,7 @@ class Learning:
             for mark in range((first // every + 1) * every, self.seen + 1, every)
             if mark >= wait
         ]
-        if not (self._gated and marks and self.rows) or self.armed:
+        if not (self.gated and marks and self.rows) or self.armed:
             return
         found = jax.device_get(self._evidence_at(marks[-1]))
         evidence = {name: float(value) for name, value in found.items()}
@@ -212,7 +212,12 @@ class Learning:
 
     def progress(self) -> dict[str, Any]:
         """JSON that `restore` needs beside state and ring."""
-        return {"updates": self.updates, "shut_at": self.shut_at, "rolled_back": self.rolled_back}
+        return {
+            "updates": self.updates,
+            "shut_at": self.shut_at,
+            "rolled_back": self.rolled_back,
+            "learning_events": list(self.events),
+        }
 
     def restore(self, checkpoint: Checkpoint, own: dict[str, Any], running: list[Row]) -> None:
         """All but the state; `running` are the running episode's rows."""
@@ -221,6 +226,7 @@ class Learning:
         self.rows, self.ends = progress["inserted"], list(progress["episode_ends"][0])
         self.updates, self.rolled_back = own["updates"], own["rolled_back"]
         self.armed, self.shut_at = progress["armed"][0], own["shut_at"]
+        self.events = list(own["learning_events"])
         self.seen, self.explored = own["steps"], explored_in(progress["episodes"][0])
         small, _ = self.blocks()
         self.partial = running[len(running) // small * small :]
