@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
@@ -51,6 +51,17 @@ CAPACITY = 300_000
 """Transitions kept, by default."""
 OWN_LOOP = "own_loop"
 """Section of config.json that only a learner's directory has."""
+
+
+class ActingState(NamedTuple):
+    """What `save` takes from the acting side, at one moment."""
+
+    own: dict[str, Any]
+    """JSON."""
+    episode: list[Row]
+    arrays: dict[str, np.ndarray]
+    deployed: Snapshot
+    candidate: Snapshot
 
 
 class OnlineLearner:
@@ -690,9 +701,9 @@ class OnlineLearner:
         target.mkdir(parents=True, exist_ok=True)
         write_json(config, self._described)
 
-    def _acting_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray], Any, Any]:
-        """JSON and arrays of the acting side, deployed and candidate policy."""
-        arrays = {f"running/{k}": x for k, x in arrays_of(self._episode, False).items()}
+    def _acting_state(self) -> ActingState:
+        """What `act` and `observe` know. Acting waits meanwhile: no more than references."""
+        arrays: dict[str, np.ndarray] = {}
         pending = self._pending
         if pending is not None:
             arrays |= {"pending/observation": pending.observation, "pending/action": pending.action}
@@ -708,18 +719,17 @@ class OnlineLearner:
             "asked_back": self._asked_back,
             "pending": pending and {name: getattr(pending, name) for name in fields},
             "events": list(self._events),
-            "history": [list(entry) for entry in self._history],
-            "costs": [list(entry) for entry in self._costs],
+            "history": list(self._history),
+            "costs": list(self._costs),
             "rollbacks": list(self._rollbacks),
             "trials": dataclasses.asdict(self._trials),
         }
-        return own, arrays, self._deployed, self._candidate
+        return ActingState(own, list(self._episode), arrays, self._deployed, self._candidate)
 
-    def _checkpoint(
-        self, acting: tuple[dict[str, Any], dict[str, np.ndarray], Any, Any]
-    ) -> Checkpoint:
+    def _checkpoint(self, acting: ActingState) -> Checkpoint:
         """In the form of a run's, so that policies are loaded and exported from it alike."""
-        own, arrays, deployed, candidate = acting
+        own, rows, arrays, deployed, candidate = acting
+        arrays |= {f"running/{name}": x for name, x in arrays_of(rows, ended=False).items()}
         progress = {
             "phase": len(self._learner.agent.offline_phases()),
             "phase_updates": 0,
