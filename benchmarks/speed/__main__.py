@@ -4,6 +4,7 @@
     python -m benchmarks.speed --quick                         # a look: three updates, two loops
     python -m benchmarks.speed peers --env-dir DIR             # against other libraries
     python -m benchmarks.speed scaling                         # cost as work grows
+    python -m benchmarks.speed acting --cores 2                # what an OnlineLearner's robot waits
 
 from the repository root.
 """
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from benchmarks.speed import measure
 
+PARTS = ("ours", "peers", "scaling", "acting")
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -22,7 +25,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", nargs="?", default="ours", choices=("ours", "peers", "scaling"))
+    parser.add_argument("part", nargs="?", default="ours", choices=PARTS)
     parser.add_argument("--quick", action="store_true", help="short measurements, fewer of them")
     parser.add_argument("--cores", type=int, default=1, help="run on so many cores (default: 1)")
     parser.add_argument("--repetitions", type=int, help="default: 5, with --quick 2")
@@ -31,7 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seconds",
         type=float,
-        help="of ours: a measurement's length; default: 2, with --quick 0.3",
+        help="of ours and acting: a measurement's length; default: 2, with --quick 0.3",
     )
     args = parser.parse_args()
     if args.part == "peers" and args.env_dir is None:
@@ -47,7 +50,7 @@ def main() -> None:
 
     import jax
 
-    from benchmarks.speed import everything, peers, scaling, tables
+    from benchmarks.speed import acting, everything, peers, scaling, tables
     from spaars.training.provenance import git_revision, versions
 
     if measure.one_core() and jax.default_backend() != "cpu":
@@ -57,7 +60,9 @@ def main() -> None:
         "git_revision": git_revision(),
         "machine": measure.machine() | {"devices": [d.device_kind for d in jax.devices()]},
         "versions": versions(),
-        "clock": "processor time on one core" if measure.one_core() else "wall time",
+        "clock": "processor time on one core"
+        if measure.one_core() and args.part != "acting"
+        else "wall time",
         "repetitions": args.repetitions,
     }
 
@@ -68,17 +73,17 @@ def main() -> None:
         parts = everything.run(args.quick, args.repetitions, args.seconds, say)
     elif args.part == "peers":
         parts = peers.run(args.env_dir, args.quick, args.repetitions, say)
-    else:
+    elif args.part == "scaling":
         parts = scaling.run(args.quick, say)
+    else:
+        parts = acting.run(args.quick, args.seconds, say)
     for part in parts:
         record |= part
         record["machine"]["load_average_after"] = measure.machine()["load_average"]
         if args.out:  # now: an interrupted run keeps what it has measured
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    print(
-        {"ours": tables.ours, "peers": tables.peers, "scaling": tables.scaling}[args.part](record)
-    )
+    print(getattr(tables, args.part)(record))
     if args.out and args.part == "scaling":
         scaling.plot(record, args.out.with_suffix(".png"))
 

@@ -77,6 +77,26 @@ def scaling(record: Record) -> str:
     return table(("axis", "value", "ms/update", "GFLOP", "peak MiB", "data MiB"), rows)
 
 
+def acting(record: Record) -> str:
+    found = record["acting"]
+    rows = [
+        (f"act in {by}, {when}", *(row[by][name] for name in ("p50", "p99", "max", "calls")))
+        for when, row in found["act"].items()
+        for by in ("numpy", "jax")
+    ]
+    ends = found["observe_at_an_episodes_end"]
+    rows.append(
+        ("observe at an episode's end", *(ends[name] for name in ("p50", "p99", "max", "calls")))
+    )
+    rate = found["act"]["learning"]["updates_per_second"]
+    return "\n\n".join(
+        (
+            table(("milliseconds", "p50", "p99", "max", "calls"), rows),
+            f"Meanwhile {rate} updates/s; gate armed: {found['gate_armed']}.",
+        )
+    )
+
+
 def span(value: Record, percent: bool = False) -> str:
     """Median (lowest to highest)."""
     scale = 100 if percent else 1

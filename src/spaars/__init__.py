@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from spaars.data import Dataset, load_dataset
     from spaars.deploy.policy import Policy, load_policy
     from spaars.errors import ConfigError, DataError, RunError, SpaarsError
+    from spaars.own_loop import Acted, OnlineLearner
     from spaars.tasks import Task, env_task, get_task, register, task_names
     from spaars.training.config import TrainConfig, preset_config
     from spaars.training.run import resume, train
@@ -26,6 +27,7 @@ _HOME = {
     "spaars.data": ("Dataset", "load_dataset"),
     "spaars.deploy.policy": ("Policy", "load_policy"),
     "spaars.errors": ("ConfigError", "DataError", "RunError", "SpaarsError"),
+    "spaars.own_loop": ("Acted", "OnlineLearner"),
     "spaars.tasks": ("Task", "env_task", "get_task", "register", "task_names"),
     "spaars.training.config": ("TrainConfig", "preset_config"),
     "spaars.training.run": ("resume", "train"),
@@ -34,9 +36,11 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Acted",
     "ConfigError",
     "DataError",
     "Dataset",
+    "OnlineLearner",
     "Policy",
     "Progress",
     "Run",

@@ -11,6 +11,7 @@ from jaxtyping import PRNGKeyArray
 # Never renumber: the numbers are part of every published result.
 TRAIN_EPISODE, EVAL_EPISODE, BEHAVIOUR_EPISODE, DEMONSTRATION = 1, 2, 3, 4
 INIT, OFFLINE, ACT, UPDATE, EVIDENCE, EVALUATION = 11, 12, 13, 14, 15, 16
+OWN_LOOP_ACT, OWN_LOOP_UPDATE, OWN_LOOP_EVIDENCE = 21, 22, 23
 
 
 def episode_seed(purpose: int, seed: int, index: int) -> int:
@@ -21,3 +22,9 @@ def episode_seed(purpose: int, seed: int, index: int) -> int:
 def stream(seed: int, purpose: int) -> PRNGKeyArray:
     """The JAX key of a purpose; fold the step counter into it, never split it as state."""
     return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+def generator(seed: int, purpose: int, step: int) -> np.random.Generator:
+    """The numpy generator of one step of a purpose: nothing needs to be remembered between two."""
+    key = np.random.SeedSequence([purpose, seed]).generate_state(2, np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, step]))

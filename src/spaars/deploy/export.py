@@ -163,7 +163,12 @@ def facts(
 
 
 def _evaluations(run_dir: Path, offset: int, seed: int) -> list[dict[str, Any]]:
-    """The seed's evaluations up to the checkpoint; what came later is of other policies."""
+    """The seed's evaluations up to the checkpoint; what came later is of other policies.
+
+    None where nothing was evaluated, as by an `OnlineLearner`.
+    """
+    if not (run_dir / "metrics.jsonl").exists():
+        return []
     with (run_dir / "metrics.jsonl").open("rb") as file:
         records = [json.loads(line) for line in file.read(offset).splitlines()]
     return [r for r in records if r["kind"] == "evaluation" and r["seed"] == seed]

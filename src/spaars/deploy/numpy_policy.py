@@ -75,7 +75,7 @@ def _limit_rate(x: list, a: list, s: dict) -> np.ndarray:
     return np.where(np.isnan(previous), actions, limited)
 
 
-_OPERATIONS: dict[str, Callable[[list, list, dict], np.ndarray]] = {
+OPERATIONS: dict[str, Callable[[list, list, dict], np.ndarray]] = {
     "standardise": _standardise,
     "linear": _linear,
     "layer_norm": _layer_norm,
@@ -238,18 +238,7 @@ class NumpyPolicy:
             raise PolicyError(
                 f"the policy takes a vector of {self.observation_dim} numbers, no mapping."
             )
-        parts = []
-        for name, width in self.layout:
-            part: Any = observation
-            for key in [name] if name in observation else name.split("/"):
-                if not isinstance(part, Mapping) or key not in part:
-                    names = ", ".join(name for name, _ in self.layout)
-                    raise PolicyError(f"the observation has no '{name}'; the policy takes {names}.")
-                part = part[key]
-            parts.append(np.asarray(part, np.float32).ravel())
-            if parts[-1].size != width:
-                raise PolicyError(f"'{name}' must have {width} numbers, got {parts[-1].size}.")
-        return np.concatenate(parts)
+        return flattened(observation, self.layout)
 
     def _checked(self, observations: Any) -> np.ndarray:
         try:
@@ -274,12 +263,28 @@ class NumpyPolicy:
         for step in self._graphs[graph]:
             inputs = [values[name] for name in step["inputs"]]
             arrays = [self._arrays[name] for name in step["arrays"]]
-            values[step["output"]] = _OPERATIONS[step["op"]](inputs, arrays, step)
+            values[step["output"]] = OPERATIONS[step["op"]](inputs, arrays, step)
         if not np.isfinite(values[graph]).all():
             raise PolicyError(
                 f"the {graph} for this observation overflow; it is far from the data."
             )
         return {name: values[name] for name in (graph, "gate_advantage") if name in values}
+
+
+def flattened(observation: Mapping[str, Any], layout: list[tuple[str, int]]) -> np.ndarray:
+    """Named parts, nested ones as `outer/inner`, in the order and widths of `layout`."""
+    parts = []
+    for name, width in layout:
+        part: Any = observation
+        for key in [name] if name in observation else name.split("/"):
+            if not isinstance(part, Mapping) or key not in part:
+                names = ", ".join(name for name, _ in layout)
+                raise PolicyError(f"the observation has no '{name}'; the policy takes {names}.")
+            part = part[key]
+        parts.append(np.asarray(part, np.float32).ravel())
+        if parts[-1].size != width:
+            raise PolicyError(f"'{name}' must have {width} numbers, got {parts[-1].size}.")
+    return np.concatenate(parts)
 
 
 # ------------------------------------------------------------------ reading and checking
@@ -366,7 +371,7 @@ def _checked_graphs(
         for step in graphs[graph]:
             op, out = _text(step["op"]), _text(step["output"])
             listed = isinstance(step["inputs"], list) and isinstance(step["arrays"], list)
-            if op not in _OPERATIONS or out in widths or not listed:
+            if op not in OPERATIONS or out in widths or not listed:
                 raise ValueError(f"a step '{op}' to '{out}'")
             for name in _SETTINGS.get(op, ()):
                 if type(step[name]) not in (int, float) or not abs(step[name]) < 1e9:

@@ -191,7 +191,7 @@ class OnlineLoop:
         windows = self.replay.windows
         assert windows is not None
         if self.host is None:
-            label, offline = jax.jit(partial(_label, agent)), self.replay.offline
+            label, offline = jax.jit(partial(label_windows, agent)), self.replay.offline
             return jax.lax.map(lambda one: label(offline, windows, one), self.state)
         label_block = jax.jit(partial(_label_block, agent))
         begins, labels = np.asarray(windows), []
@@ -391,17 +391,18 @@ def _choose(
 
 
 def _observe(agent: SkillAgent, mapping: Mapping, state: Any, chunk: Batch, facts: Any) -> Any:
+    return over_seeds(partial(observe_chunk, agent), mapping)(state, chunk, facts)
+
+
+def observe_chunk(agent: SkillAgent, state: Any, chunk: Batch, facts: Any) -> Any:
+    """Show one seed's agent what it just acted, leaves (K, ...), before it is stored."""
     length = agent.skill_length
-
-    def one(state: Any, chunk: Batch, facts: Any) -> Any:
-        windows, facts = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), (chunk, facts))
-        state, windows = agent.observe(state, windows, facts)
-        return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), windows)
-
-    return over_seeds(one, mapping)(state, chunk, facts)
+    windows, facts = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), (chunk, facts))
+    state, windows = agent.observe(state, windows, facts)
+    return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), windows)
 
 
-def _label(agent: SkillAgent, offline: Batch, windows: Any, state: Any) -> Any:
+def label_windows(agent: SkillAgent, offline: Batch, windows: Any, state: Any) -> Any:
     """Labels (w, k) of every window of the dataset by one seed's prior, in blocks."""
 
     def one(row: Any) -> Any:
@@ -435,7 +436,7 @@ def _evidence(
 ) -> Any:
     def one(state: Any, seed_index: Any, key: Any) -> Any:
         key = jax.random.fold_in(key, step)
-        batch = _sample(agent, config, replay, seed_index, key, 1)
+        batch = sample_batch(agent, config, replay, seed_index, key, 1)
         return agent.evidence(state, jax.tree.map(lambda x: x[0], batch))
 
     return over_seeds(one, mapping)(state, jnp.arange(replay.ring.storage.rewards.shape[0]), keys)
@@ -461,9 +462,10 @@ def _look_back(agent: Agent, mapping: Mapping, rows: int, state: Any, replay: Re
     return over_seeds(one, mapping)(state, jnp.arange(ring.storage.rewards.shape[0]))
 
 
-def _sample(
+def sample_batch(
     agent: Agent, config: OnlineConfig, replay: Replay, seed_index: Any, key: Any, updates: int
 ) -> Batch:
+    """Batches of `updates` online updates of one seed, leaves (updates, batch, ...)."""
     if isinstance(agent, SkillAgent):
         length, share = agent.skill_length, config.offline_fraction or 0.0
         return sample_windows(replay, seed_index, key, updates, agent.batch_size, share, length)
@@ -517,7 +519,7 @@ def _update_chunk(
     def one(state: Any, seed_index: Any, key: Any) -> Any:
         sample_key, update_key = _update_keys(key, step)
         # The ring is read by index, not mapped: mapping would copy every seed's whole ring.
-        batches = _sample(agent, config, replay, seed_index, sample_key, updates)
+        batches = sample_batch(agent, config, replay, seed_index, sample_key, updates)
 
         def update(state: Any, x: tuple[Batch, Any]) -> Any:
             return agent.update(state, *x)

@@ -99,6 +99,11 @@ def resume(
     path = Path(run_dir)
     summary = path / "summary.json"
     config, described = read_config(path, complete=not summary.exists())
+    if "own_loop" in described:
+        raise RunError(
+            f"{path} is the directory of an OnlineLearner, whose loop is yours: go on with "
+            "OnlineLearner.load."
+        )
     if summary.exists() and not (path / "report.html").exists():
         write_report(path)  # the run was stopped between the two
         return Run(path, json.loads(summary.read_text()))

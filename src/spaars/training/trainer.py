@@ -17,7 +17,7 @@ import numpy as np
 from spaars import seeding
 from spaars.algos.agent import SkillAgent
 from spaars.data import Dataset
-from spaars.data.replay import Replay, as_batch, empty_ring, start_rows, window_rows
+from spaars.data.replay import Replay, empty_ring
 from spaars.errors import RunError
 from spaars.report import write_report
 from spaars.safety import SupportMonitor
@@ -30,6 +30,7 @@ from spaars.training.donor import donated_prior, with_prior
 from spaars.training.envs import EnvPopulation, Episode, processes_for
 from spaars.training.evaluate import EvalResult, Evaluator
 from spaars.training.handover import reason_to_hand_over
+from spaars.training.logged import logged_data, logged_return
 from spaars.training.metrics import MetricsLog
 from spaars.training.offline import OfflineLoop
 from spaars.training.online import Judged, OnlineLoop
@@ -84,19 +85,7 @@ class Trainer:
         reason = reason_to_stay_on_host(config, dataset)
         if reason:
             self.message(reason)
-        self.offline = as_batch(
-            dataset.observations,
-            dataset.actions,
-            dataset.rewards,
-            dataset.next_observations,
-            dataset.terminated,
-            host=bool(reason),
-        )
-        self.starts = None
-        if config.online.start_fraction > 0.0:
-            rows = start_rows(*dataset.episode_bounds(), config.online.start_steps)
-            self.starts = jnp.asarray(rows, jnp.int32)
-        self.windows = self.window_rows()
+        self.logged = logged_data(self.agent, config.online, dataset, host=bool(reason))
         self.support = SupportMonitor(dataset)
         mean, std = dataset.observation_statistics()
         self.state = initial_state(config, mean, std, dataset.action_dim)
@@ -120,13 +109,6 @@ class Trainer:
             "stops": [],  # env steps at which the run was asked to stop and saved
             "averages": {},  # running means of the metrics since the last line, per seed
         }
-
-    def window_rows(self) -> jax.Array | None:
-        """Where the dataset's windows of one skill begin; None for agents without skills."""
-        if not isinstance(self.agent, SkillAgent):
-            return None
-        rows = window_rows(*self.dataset.episode_bounds(), self.agent.skill_length)
-        return jnp.asarray(rows, jnp.int32)
 
     # ------------------------------------------------------------------ the run
 
@@ -159,7 +141,7 @@ class Trainer:
 
     def run_offline(self) -> None:
         keys = jnp.stack([seeding.stream(s, seeding.OFFLINE) for s in self.config.seeds])
-        loop = OfflineLoop(self.agent, self.offline, keys, windows=self.windows)
+        loop = OfflineLoop(self.agent, self.logged.offline, keys, windows=self.logged.windows)
         while self.progress["phase"] < len(self.phases):
             phase = self.phases[self.progress["phase"]]
             done = self.progress["phase_updates"]
@@ -219,12 +201,11 @@ class Trainer:
         loop = OnlineLoop(
             self.agent,
             self.state,
-            Replay(ring, self.offline, self.starts, self.windows),
+            Replay(ring, *self.logged),
             envs,
             c.online,
             c.deployment,
-            # Logged rewards sum up to a training return, which need not be evaluation's.
-            None if self.task.training_kwargs else float(self.dataset.episode_returns().mean()),
+            logged_return(self.task, self.dataset),
             envelope=c.safety.envelope(envs.envs.action_space),
         )
         if checkpoint is not None and begun and c.deployment.rule == "proven":
@@ -458,10 +439,7 @@ class Trainer:
         """NaN in the values is no result; the last checkpoint still has the networks before."""
         for seed, value in zip(self.config.seeds, metrics.get("q_mean", ()), strict=False):
             if not np.isfinite(value):
-                raise RunError(
-                    f"seed {seed}: the critics diverged by {when}. Train anew with a smaller "
-                    "learning rate; check the rewards' scale with `spaars data inspect`."
-                )
+                raise diverged(seed, when)
 
     def show(self, stage: str, done: int, total: int, facts: dict[str, float]) -> None:
         if self.on_progress:
@@ -534,6 +512,13 @@ class Trainer:
             "env_steps": steps,
             "wall_seconds": round(time.monotonic() - self.started, 1),
         }
+
+
+def diverged(seed: int, when: str) -> RunError:
+    return RunError(
+        f"seed {seed}: the critics diverged by {when}. Train anew with a smaller "
+        "learning rate; check the rewards' scale with `spaars data inspect`."
+    )
 
 
 def initial_state(

@@ -1,0 +1,897 @@
+"""`OnlineLearner`: the online phase of a run, in a loop that is the user's.
+
+    act       the newest acting parameters (or proven ones: training.deployment), numpy alone
+    observe   what came of it: into a queue, and at an episode's end onto the disk
+    update    the queue into the replay, then updates in JAX; new acting parameters are swapped in
+
+One thread acts and observes, another updates and saves. They share three things: the queue, which
+takes and gives without a lock; one reference to an immutable snapshot, which is swapped; and what
+`save` copies of the running episode, under a lock that is held for microseconds.
+"""
+
+import dataclasses
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spaars import seeding
+from spaars.algos.agent import Agent, SkillAgent
+from spaars.data import Dataset, load_dataset
+from spaars.data.dataset import ACTION_TOLERANCE
+from spaars.deploy.numpy_policy import PolicyError, flattened
+from spaars.deploy.policy import index_of
+from spaars.errors import ConfigError, DataError, RunError
+from spaars.own_loop.acting import Decision, Snapshot
+from spaars.own_loop.journal import Journal, Recorded
+from spaars.own_loop.learning import SLICE, Learning
+from spaars.own_loop.records import Acted, End, RollBack, Row, arrays_of, frozen, rows_of
+from spaars.tasks import get_task
+from spaars.training import checks
+from spaars.training import config as configs
+from spaars.training.checkpoint import Checkpoint, collect, load_checkpoint, save_checkpoint
+from spaars.training.config import TrainConfig
+from spaars.training.deployment import Trials, Verdict, abandon, after_episode
+from spaars.training.envs import Episode
+from spaars.training.logged import logged_data, logged_return
+from spaars.training.offline import OfflineLoop
+from spaars.training.population import own_buffers
+from spaars.training.provenance import git_revision
+from spaars.training.run import check_skills
+from spaars.training.run_directory import describe_run, read_config, write_json
+from spaars.training.trainer import OFFLINE_BLOCK, diverged, initial_state
+
+CAPACITY = 300_000
+"""Transitions kept, by default."""
+OWN_LOOP = "own_loop"
+"""Section of config.json that only a learner's directory has."""
+
+
+class ActingState(NamedTuple):
+    """What `save` takes from the acting side, at one moment."""
+
+    own: dict[str, Any]
+    """JSON."""
+    episode: list[Row]
+    arrays: dict[str, np.ndarray]
+    deployed: Snapshot
+    candidate: Snapshot
+
+
+class OnlineLearner:
+    """Learns from a loop that is yours, by the method of a run, one seed.
+
+    Made by `from_run`, `from_dataset` or `load`. Every action must be observed before the next:
+
+        action, acted = learner.act(observation)
+        ...                                            # the robot does something
+        learner.observe(acted, executed, reward, next_observation, terminated, truncated)
+
+    and, in another thread or the same, `learner.update(n)`. docs/own-loop.md has the whole of it.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        directory: Path,
+        state: Any,
+        facts: Mapping[str, Any],
+    ):
+        """Not for users. `state` of one seed, no seed axis; `facts` from config.json."""
+        self.config, self.directory = config, directory
+        self.seed = config.seeds[0]
+        self._described = dict(facts)
+        self.observation_dim, self.action_dim = dataset.observation_dim, dataset.action_dim
+        task = get_task(config.task)
+        # As every task's env has it (`spaars.tasks.registry.check_spaces`).
+        space = gymnasium.spaces.Box(-1.0, 1.0, (self.action_dim,), np.float32)
+        self._envelope = config.safety.envelope(space)
+        known = dict(facts["dataset"].get("description", {})) | facts.get("env", {})
+        layout = [(str(name), int(width)) for name, width in known.get("observations", [])]
+        self._layout = layout if sum(n for _, n in layout) == self.observation_dim else []
+        self._bounds = [
+            np.array(known.get(f"action_{side}") or [value] * self.action_dim, np.float32)
+            for side, value in (("low", -1.0), ("high", 1.0))
+        ]
+
+        # Learning: whoever has `_learning` may touch it, but for its `newest`.
+        self._learning = threading.Lock()
+        capacity = int(facts[OWN_LOOP]["capacity"])
+        self._learner = Learning(config, dataset, state, capacity)
+        self._skills = self._learner.skills
+
+        # Acting: whoever has `_acting` may touch these.
+        self._acting = threading.Lock()
+        self._steps, self._episodes, self._first_step = 0, 0, 0
+        self._episode: list[Row] = []
+        self._return = 0.0
+        self._pending: Acted | None = None
+        self._expected: np.ndarray | None = None
+        self._skill: np.ndarray | None = None
+        self._trials = Trials(
+            actor="deployed" if config.deployment.rule == "proven" else "explore",
+            logged_return=logged_return(task, dataset),
+        )
+        self._history: list[list[Any]] = []
+        self._costs: list[list[Any]] = []
+        self._rollbacks: list[int] = []
+        self._asked_back = 0
+        self._events: list[dict[str, Any]] = []
+
+        # Shared: only ever appended to and popped from, or replaced as a whole.
+        self._queue: deque[Row | End | RollBack] = deque()
+        self._deployed = self._candidate = self._learner.newest
+        self._journal = Journal(directory / "journal")
+
+    # ------------------------------------------------------------------ making one
+
+    @classmethod
+    def from_run(
+        cls,
+        run: str | Path,
+        directory: str | Path,
+        *,
+        seed: int | None = None,
+        capacity: int = CAPACITY,
+    ) -> "OnlineLearner":
+        """Go on where a run's last checkpoint stands, in the new `directory`.
+
+        Taken are, of one `seed` (by default the run's first): all networks with their optimisers,
+        the deployed policy, whether the gate is armed, the counts of steps and updates, and the
+        run's own transitions, the newest `capacity` of them. The run's running episode is not
+        gone on with, and a trial that runs is begun anew.
+
+        Raises RunError: no run, no such seed, its offline phases are not finished, its dataset has
+        changed, or `directory` holds something already.
+        """
+        run, directory = Path(run), Path(directory)
+        theirs, described = read_config(run, complete=True)
+        index = index_of(run, theirs, seed)
+        checkpoint = load_checkpoint(run)
+        config = dataclasses.replace(theirs, seeds=(theirs.seeds[index],))
+        agent = _checked_agent(config)
+        if checkpoint is None or (
+            "env_steps" not in checkpoint.progress
+            and checkpoint.progress["phase"] < len(agent.offline_phases())
+        ):
+            raise RunError(
+                f"{run} has not finished its offline phases; `spaars resume {run}` goes on."
+            )
+        dataset = _same_dataset(run, config, described)
+        begun = "env_steps" in checkpoint.progress
+        one = _state_like(agent, dataset)
+        many = jax.tree.map(lambda x: _with_seeds(x, len(theirs.seeds)), one)
+        state = jax.tree.map(lambda x: x[index], checkpoint.tree("state", many))
+        if not begun:
+            state = agent.begin_online(state)
+        learner = cls._begin(config, dataset, directory, state, capacity, described, str(run))
+        if begun:
+            learner._take_over(checkpoint, index, len(theirs.seeds))
+        learner.save()
+        return learner
+
+    @classmethod
+    def from_dataset(
+        cls,
+        config: TrainConfig,
+        directory: str | Path,
+        dataset: Dataset | None = None,
+        *,
+        capacity: int = CAPACITY,
+        on_progress: Callable[[str, int, int], None] | None = None,
+    ) -> "OnlineLearner":
+        """Train the offline phases of `config` now, then learn online; no env is made.
+
+        `dataset` is by default what the config names. `on_progress` is called with (phase, updates
+        done, updates in all). For one seed: `config.seeds` must have one.
+
+        Raises ConfigError, DataError or RunError, before anything is computed.
+        """
+        directory = Path(directory)
+        checks.check(config)
+        checks.refuse_unread(config)
+        if len(config.seeds) != 1:
+            raise ConfigError(f"an OnlineLearner has one seed, got {config.seeds}.")
+        if config.prior_from is not None:
+            raise ConfigError(
+                "from_dataset trains its own prior: leave out prior_from, or train with `spaars "
+                "train --online.steps 0 --prior-from RUN` and use from_run."
+            )
+        agent = _checked_agent(config)
+        given = dataset is not None
+        if dataset is None:
+            dataset = load_dataset(get_task(config.task), config.dataset, config.transitions)
+        config = configs.resolved(config, dataset)
+        agent = config.agent()
+        _refuse_used(directory)
+        state = own_buffers(
+            initial_state(config, *dataset.observation_statistics(), dataset.action_dim)
+        )
+        check_skills(config, dataset)
+        logged = logged_data(agent, config.online, dataset)
+        keys = seeding.stream(config.seeds[0], seeding.OFFLINE)[None]
+        loop = OfflineLoop(agent, logged.offline, keys, windows=logged.windows)
+        for phase in agent.offline_phases():
+            done = 0
+            while done < phase.updates:
+                block = min(OFFLINE_BLOCK, phase.updates - done)
+                state, metrics = loop.run(phase, state, done, block)
+                done += block
+                if not np.isfinite(metrics.get("q_mean", 0.0)).all():
+                    raise diverged(config.seeds[0], f"update {done} of the {phase.name} phase")
+                if on_progress is not None:
+                    on_progress(phase.name, done, phase.updates)
+        one = agent.begin_online(jax.tree.map(lambda x: x[0], state))
+        described = describe_run(config, dataset, git_revision(), {})
+        learner = cls._begin(config, dataset, directory, one, capacity, described, None, given)
+        learner.save()
+        return learner
+
+    @classmethod
+    def load(cls, directory: str | Path, dataset: Dataset | None = None) -> "OnlineLearner":
+        """Go on from the last `save` in `directory`, and from what was journalled after it.
+
+        Every episode that finished after the save is taken into the replay; updates after it are
+        lost, and so is an episode that was running (`running` says whether one was saved: go on
+        with it, or `end_episode()`). `dataset` is needed where the config names none.
+
+        Raises RunError: no learner was saved there, or its dataset has changed.
+        """
+        directory = Path(directory)
+        config, described = read_config(directory, complete=True)
+        if OWN_LOOP not in described:
+            raise RunError(
+                f"{directory} is a run, not a learner's directory. Begin with "
+                f"OnlineLearner.from_run({str(directory)!r}, DIRECTORY)."
+            )
+        checkpoint = load_checkpoint(directory)
+        if checkpoint is None:
+            raise RunError(
+                f"{directory} was left before its first save. Remove it and begin anew with "
+                "OnlineLearner.from_run or from_dataset."
+            )
+        dataset = _same_dataset(directory, config, described, dataset)
+        one = _state_like(config.agent(), dataset)
+        state = checkpoint.tree("state", jax.tree.map(lambda x: _with_seeds(x, 1), one))
+        state = jax.tree.map(lambda x: x[0], state)
+        learner = cls(config, dataset, directory, state, described)
+        learner._restore(checkpoint)
+        learner._replay_journal()
+        return learner
+
+    @classmethod
+    def _begin(
+        cls,
+        config: TrainConfig,
+        dataset: Dataset,
+        directory: Path,
+        state: Any,
+        capacity: int,
+        described: Mapping[str, Any],
+        run: str | None,
+        given: bool = False,
+    ) -> "OnlineLearner":
+        _refuse_used(directory)
+        agent = config.agent()
+        block = agent.skill_length if isinstance(agent, SkillAgent) else 1
+        least = -(-config.online.chunk // block) * block
+        if capacity < least or capacity % block:
+            skills = f" and be a multiple of a skill's {block} steps" if block > 1 else ""
+            raise ConfigError(f"capacity must be at least {least}{skills}, got {capacity}.")
+        facts = {
+            **{name: described[name] for name in described if name != OWN_LOOP},
+            "config": configs.to_json(config),
+            OWN_LOOP: {"capacity": capacity, "run": run, "given": given},
+        }
+        learner = cls(config, dataset, directory, state, facts)
+        write_json(directory / "config.json", facts)
+        return learner
+
+    # ------------------------------------------------------------------ what it says of itself
+
+    @property
+    def env_steps(self) -> int:
+        """Steps observed, those of the run that it came from included."""
+        return self._steps
+
+    @property
+    def episodes(self) -> int:
+        """Episodes that finished, or were cut after a step, since it was made; all journalled."""
+        return self._episodes
+
+    @property
+    def updates(self) -> int:
+        """Updates since it was made."""
+        return self._learner.updates
+
+    @property
+    def due(self) -> int:
+        """Updates that the method's own ratio (`--online.utd`) still asks for."""
+        first = max(self._first_step, self.config.online.learning_starts)
+        return max((self._steps - first) * self.config.online.utd - self._learner.updates, 0)
+
+    @property
+    def running(self) -> bool:
+        """Whether an episode has begun: it goes on, or `end_episode` ends it."""
+        return self._pending is not None or bool(self._episode)
+
+    @property
+    def pending(self) -> Acted | None:
+        """The action that is not observed yet."""
+        return self._pending
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Hand-over, verdicts on candidates, rollbacks, cut episodes: step, event, reason."""
+        return sorted([*self._events, *self._learner.events], key=lambda event: event["step"])
+
+    def to_robot(self, action: Any) -> np.ndarray:
+        """An action in [-1, 1] in the robot's units, where the data or the env told its bounds."""
+        low, high = self._bounds
+        return low + (np.asarray(action, np.float32) + 1.0) * 0.5 * (high - low)
+
+    def from_robot(self, action: Any) -> np.ndarray:
+        """The inverse of `to_robot`, for what was executed."""
+        low, high = self._bounds
+        return 2.0 * (np.asarray(action, np.float32) - low) / (high - low) - np.float32(1.0)
+
+    # ------------------------------------------------------------------ acting
+
+    def act(self, observation: Any) -> tuple[np.ndarray, Acted]:
+        """The action (act,) in [-1, 1] for an observation (obs,), and what `observe` wants back.
+
+        An observation may be a mapping of named parts where the training data had such. Who acts
+        is decided at every episode's end, as in training (`spaars.training.deployment`).
+
+        Raises:
+            RunError: the last action is not observed yet; the observation is not the one that
+                `observe` was told; the policy asked for NaN.
+            DataError: the observation has another shape, or NaN. Nothing has changed then.
+        """
+        with self._acting:
+            if self._pending is not None:
+                raise RunError(
+                    f"act was called again before the action of step {self._pending.step} was "
+                    "observed. Call observe(acted, ...) first; if its outcome is unknown, "
+                    "end_episode() cuts the episode there."
+                )
+            seen = self._vector(observation, "observation")
+            if self._expected is not None and not np.array_equal(seen, self._expected):
+                i = int(np.argmax(seen != self._expected))
+                raise RunError(
+                    "act was given another observation than the next_observation that observe was "
+                    f"told (dimension {i}: {seen[i]:g} and {self._expected[i]:g}). Give both the "
+                    "same reading; if a new episode has begun, tell observe so (terminated or "
+                    "truncated), or call end_episode()."
+                )
+            rng = seeding.generator(self.seed, seeding.OWN_LOOP_ACT, self._steps)
+            actor, policy = self._who_acts()
+            explores = actor == "explore"
+            if not self._episode:
+                self._skill = None
+            skill = self._skill
+            if self._skills is not None and len(self._episode) % self._skills.skill_length == 0:
+                skill = policy.choose(seen, rng if explores else None)
+            if explores and self._steps < self.config.online.random_steps:
+                uniform = rng.uniform(-1.0, 1.0, self.action_dim).astype(np.float32)
+                decision = Decision(uniform, None, None)
+            else:
+                decision = policy.act(seen, skill, rng if explores else None)
+            previous = self._episode[-1].executed if self._episode else None
+            action = self._envelope(decision.action, previous).astype(np.float32)
+            acted = Acted(
+                step=self._steps,
+                episode=self._episodes,
+                observation=frozen(seen),
+                action=frozen(action),
+                actor=actor,
+                gate=decision.gate,
+                raw=decision.raw,
+                clipped=bool((action != decision.action).any()),
+                updates=policy.updates,
+                skill=None if skill is None else frozen(skill),
+            )
+            self._skill, self._pending = skill, acted
+            return action.copy(), acted
+
+    def _who_acts(self) -> tuple[str, Snapshot]:
+        """Who acts in the running episode, and with what."""
+        newest = self._learner.newest  # read once: it may be swapped at any time
+        if self._trials.actor == "candidate":
+            if not self._episode and not self._trials.candidate_returns:
+                gone_back = newest.rollbacks >= self._asked_back
+                self._candidate = newest if gone_back else self._deployed
+            return "candidate", self._candidate
+        # Until the learner has gone back, its newest policies are those that were given up.
+        if self._trials.actor == "deployed" or newest.rollbacks < self._asked_back:
+            return "deployed", self._deployed
+        return "explore", newest
+
+    def observe(
+        self,
+        acted: Acted | Any,
+        executed: Any,
+        reward: Any,
+        next_observation: Any,
+        terminated: Any,
+        truncated: Any,
+        *,
+        cost: float | None = None,
+    ) -> None:
+        """Say what came of an action.
+
+        Args:
+            acted: what `act` returned beside it.
+            executed: (act,) in [-1, 1]: the action, or what was done instead.
+            reward: of this step, a number.
+            next_observation: (obs,); the next `act` must be given the same, unless the episode
+                ends here.
+            terminated: the task is over, and nothing follows: a fall, or success.
+            truncated: the episode ends here for another reason, such as time.
+            cost: of this step, where --safety.budget.cost counts it.
+
+        Where the episode ends it is on the disk when this returns. Raises RunError where `acted`
+        is not the last action, DataError where a value cannot be; nothing has changed then.
+        """
+        with self._acting:
+            self._check_pairing(acted)
+            row = self._row(acted, executed, reward, next_observation, terminated, truncated)
+            if cost is not None and not np.isfinite(cost):
+                raise DataError(f"cost must be a finite number, got {cost!r}.")
+            ends = bool(terminated) or bool(truncated)
+            entry = None
+            if ends:
+                self._refuse_broken_skill(row)
+                total = self._return + row.reward
+                entry = [self._steps + 1, total, bool(terminated), self._trials.actor]
+                self._write_episode([*self._episode, row], entry)  # may fail: before all else
+            self._pending, self._expected = None, None if ends else row.next_observation
+            self._steps += 1
+            self._return += row.reward
+            self._episode.append(row)
+            self._queue.append(row)
+            if cost is not None:
+                self._costs.append([self._steps, float(cost)])
+                if len(self._costs) > 2 * (window := self.config.safety.budget.window):
+                    self._costs = self._costs[-window:]  # a budget reaches back no further
+            if entry is not None:
+                self._finish(entry)
+            if self.config.safety.budget.limits and (ends or cost):
+                self._keep_budget()
+
+    def end_episode(self, reason: str = "cut by the user") -> None:
+        """Cut the running episode: a fault, or a step whose outcome nobody knows.
+
+        What was observed of it is learned from and journalled, as if time had run out; its return
+        is not held against who acted. Without a running episode nothing happens.
+        """
+        with self._acting:
+            if self._episode:
+                self._write_episode(self._episode, None)
+                self._events.append({"step": self._steps, "event": "episode_cut", "reason": reason})
+                self._queue.append(End(None))
+                self._forget_episode()
+                self._episodes += 1
+            self._pending = self._expected = None
+
+    def _check_pairing(self, acted: Acted | Any) -> None:
+        pending = self._pending
+        if pending is not None and acted is pending:
+            return
+        if not isinstance(acted, Acted):
+            raise RunError(
+                "observe wants what act returned beside the action first, got "
+                f"{type(acted).__name__}: observe(acted, executed, reward, next_observation, "
+                "terminated, truncated)."
+            )
+        what = f"the action of step {acted.step}, episode {acted.episode},"
+        if pending is None:
+            raise RunError(f"{what} is observed or given up already. Call act first.")
+        raise RunError(
+            f"{what} is not the last one, which is of step {pending.step}, episode "
+            f"{pending.episode}. Observe that one; if its outcome is unknown, end_episode()."
+        )
+
+    def _row(
+        self,
+        acted: Acted,
+        executed: Any,
+        reward: Any,
+        next_observation: Any,
+        terminated: Any,
+        truncated: Any,
+    ) -> Row:
+        done = np.asarray(executed, np.float32)
+        if done.shape != (self.action_dim,):
+            raise DataError(
+                f"executed must be an action of {self.action_dim} numbers, got shape {done.shape}."
+            )
+        if not np.isfinite(done).all() or (np.abs(done) > 1.0 + ACTION_TOLERANCE).any():
+            i = int(np.argmax(~(np.abs(done) <= 1.0 + ACTION_TOLERANCE)))
+            raise DataError(
+                f"executed has {done[i]:g} in dimension {i}, outside [-1, 1]. Actions in the "
+                "robot's units are scaled by learner.from_robot."
+            )
+        if np.ndim(reward) != 0 or not np.isfinite(float(reward)):
+            raise DataError(f"reward must be a finite number, got {reward!r}.")
+        for name, flag in (("terminated", terminated), ("truncated", truncated)):
+            if not isinstance(flag, (bool, np.bool_)):
+                raise DataError(f"{name} must be True or False, got {flag!r}.")
+        return Row(
+            acted.observation,
+            frozen(np.clip(done, -1.0, 1.0)),
+            float(np.float32(reward)),
+            frozen(self._vector(next_observation, "next_observation")),
+            bool(terminated),
+            acted.skill,
+            float(bool(acted.gate)),
+            float(bool(acted.raw)),
+        )
+
+    def _vector(self, observation: Any, name: str) -> np.ndarray:
+        """A float32 copy (obs,). Raises DataError where it cannot be one."""
+        if isinstance(observation, Mapping):
+            if not self._layout:
+                raise DataError(
+                    f"{name} is a mapping, but the training data named no parts. Give a vector of "
+                    f"{self.observation_dim} numbers."
+                )
+            try:
+                observation = flattened(observation, self._layout)
+            except PolicyError as error:
+                raise DataError(f"{name}: {error}") from error
+        try:
+            vector = np.array(observation, np.float32)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{name} must be numbers ({error}).") from error
+        if vector.shape != (self.observation_dim,):
+            raise DataError(
+                f"{name} must be a vector of {self.observation_dim} numbers, got shape "
+                f"{vector.shape}."
+            )
+        if not np.isfinite(vector).all():
+            i = int(np.argmax(~np.isfinite(vector)))
+            raise DataError(
+                f"{name} has {vector[i]} in dimension {i}. Read the sensor again, or cut the "
+                "episode with end_episode()."
+            )
+        return vector
+
+    def _refuse_broken_skill(self, row: Row) -> None:
+        """What was left of a skill is not learned from, and a terminal state must be."""
+        if self._skills is None or not row.terminated:
+            return
+        length, steps = self._skills.skill_length, len(self._episode) + 1
+        if steps % length:
+            raise RunError(
+                f"the episode terminated after {steps} steps, inside a skill of {length}. Methods "
+                "with skills need episodes that last a multiple of that: let it run on, and tell "
+                "terminated at the skill's end; or call end_episode()."
+            )
+
+    # ------------------------------------------------------------------ an episode's end
+
+    def _write_episode(self, rows: Sequence[Row], entry: list[Any] | None) -> None:
+        facts = {"entry": entry, "step": self._steps + 1 if entry else self._steps}
+        self._journal.write(self._episodes, Recorded(arrays_of(rows, ended=True), facts))
+
+    def _finish(self, entry: list[Any]) -> None:
+        """The episode is journalled: decide who acts next."""
+        step, total, terminated, actor = entry
+        length = len(self._episode)
+        self._queue.append(End(entry))
+        self._history.append(entry)
+        self._forget_episode()
+        self._episodes += 1
+        if self.config.deployment.rule == "latest":
+            return
+        episode = Episode(self.seed, step, total, length, terminated, actor)
+        verdict = after_episode(self.config.deployment, self._trials, episode)
+        if verdict is None:
+            return
+        self._judged(verdict)
+
+    def _judged(self, verdict: Verdict) -> None:
+        self._events.append({"step": self._steps, "event": verdict.event, "reason": verdict.reason})
+        if verdict.event == "deployed":
+            self._deployed = self._candidate
+        elif verdict.event == "rollback":
+            self._go_back(shut_gate=False)
+
+    def _go_back(self, shut_gate: bool) -> None:
+        self._asked_back += 1
+        self._queue.append(RollBack(self._deployed, self._steps, shut_gate))
+
+    def _keep_budget(self) -> None:
+        since = self._rollbacks[-1] if self._rollbacks else 0
+        reason = self.config.safety.budget.passed(
+            self._steps, since, self._history, self._costs, self._trials.offline_return
+        )
+        if reason:
+            self._rollbacks.append(self._steps)
+            self._events.append({"step": self._steps, "event": "rollback", "reason": reason})
+            abandon(self.config.deployment, self._trials, self._steps)
+            self._go_back(shut_gate=True)
+
+    def _forget_episode(self) -> None:
+        self._episode, self._return, self._skill = [], 0.0, None
+
+    # ------------------------------------------------------------------ learning
+
+    def prepare(self) -> None:
+        """Compile all that learning needs, now, before anything moves.
+
+        The first `update` does it otherwise, for seconds in which acting is slower.
+        """
+        with self._learning:
+            self._learner.prepare()
+
+    def update(self, n: int) -> dict[str, float]:
+        """`n` updates on all that was observed so far. Returns the means of their metrics.
+
+        Before `--online.learning-starts` steps nothing is learned. Acting goes on meanwhile, with
+        newer parameters every 10 updates. `updates` and `env_steps` say where the learner stands.
+
+        Raises RunError if the critics diverged: acting keeps the parameters from before.
+        """
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+            raise ConfigError(f"update takes a number of updates, at least 0, got {n!r}.")
+        sums: dict[str, tuple[float, float]] = {}
+        done = 0
+        while True:
+            with self._learning:  # let go of between slices: `save` need not wait for all
+                self._drain()
+                learner = self._learner
+                learns = learner.seen > self.config.online.learning_starts and learner.rows > 0
+                if done >= n or not learns:
+                    means = {name: total / k for name, (total, k) in sums.items() if k}
+                    return means | {
+                        "updates": float(learner.updates),
+                        "env_steps": float(learner.seen),
+                    }
+                block = min(SLICE, n - done)
+                for name, (total, k) in learner.learn(block).items():
+                    before = sums.get(name, (0.0, 0.0))
+                    sums[name] = (before[0] + total, before[1] + k)
+                done += block
+
+    def _drain(self) -> None:
+        """Everything in the queue, in order."""
+        items = []
+        while self._queue:
+            items.append(self._queue.popleft())
+        self._learner.take(items)
+
+    # ------------------------------------------------------------------ saving
+
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write all that going on needs, atomically; the save before is kept, too.
+
+        `path` is by default the learner's own directory, which its journal belongs to. Elsewhere
+        it is a copy as of now, to be loaded on its own. Returns the directory.
+
+        Safe in any thread: it waits for the running 10 updates, and acting does not wait for it.
+        """
+        target = self.directory if path is None else Path(path)
+        with self._learning:
+            self._learner.refuse_diverged()
+            with self._acting:
+                items = list(self._queue)
+                self._queue.clear()
+                acting = self._acting_state()
+            self._learner.take(items)
+            saved = self._checkpoint(acting)
+            if target.resolve() != self.directory.resolve():
+                self._copy_to(target)
+            save_checkpoint(target, saved)
+        return target
+
+    def _copy_to(self, target: Path) -> None:
+        if (target / "journal").exists():
+            raise RunError(f"{target} has a journal of its own. Save to another directory.")
+        config = target / "config.json"
+        if config.exists() and json.loads(config.read_text()) != self._described:
+            raise RunError(f"{target} holds something else. Save to another directory.")
+        target.mkdir(parents=True, exist_ok=True)
+        write_json(config, self._described)
+
+    def _acting_state(self) -> ActingState:
+        """What `act` and `observe` know. Acting waits meanwhile: no more than references."""
+        arrays: dict[str, np.ndarray] = {}
+        pending = self._pending
+        if pending is not None:
+            arrays |= {"pending/observation": pending.observation, "pending/action": pending.action}
+        for name, value in (("expected", self._expected), ("skill", self._skill)):
+            if value is not None:
+                arrays[name] = value
+        fields = ("step", "episode", "actor", "gate", "raw", "clipped", "updates")
+        own = {
+            "steps": self._steps,
+            "first_step": self._first_step,
+            "episodes": self._episodes,
+            "return": self._return,
+            "asked_back": self._asked_back,
+            "pending": pending and {name: getattr(pending, name) for name in fields},
+            "events": list(self._events),
+            "history": list(self._history),
+            "costs": list(self._costs),
+            "rollbacks": list(self._rollbacks),
+            "trials": dataclasses.asdict(self._trials),
+        }
+        return ActingState(own, list(self._episode), arrays, self._deployed, self._candidate)
+
+    def _checkpoint(self, acting: ActingState) -> Checkpoint:
+        """In the form of a run's, so that policies are loaded and exported from it alike."""
+        own, rows, arrays, deployed, candidate = acting
+        arrays |= {f"running/{name}": x for name, x in arrays_of(rows, ended=False).items()}
+        progress = {
+            "phase": len(self._learner.agent.offline_phases()),
+            "phase_updates": 0,
+            "metrics_offset": 0,
+            "wall_seconds": 0.0,
+            "episodes": [own.pop("history")],
+            "costs": [own.pop("costs")],
+            "rollbacks": [own.pop("rollbacks")],
+            "trials": [own.pop("trials")],
+            "armed": [self._learner.armed],
+        }
+        own |= self._learner.progress() | {
+            "policies": {
+                name: {"updates": one.updates, "rollbacks": one.rollbacks}
+                for name, one in (("deployed", deployed), ("candidate", candidate))
+            },
+        }
+        trees = {
+            "state": self._learner.state,
+            "deployed": deployed.tree,
+            "candidate": candidate.tree,
+        }
+        trees = {name: jax.tree.map(lambda x: x[None], tree) for name, tree in trees.items()}
+        env_state = {
+            "actions": [],
+            "episode_index": [own["episodes"]],
+            "episode_ends": [list(self._learner.ends)],
+            "env_steps": own["steps"],
+            "env_errors": [0],
+        }
+        found = collect(progress | {OWN_LOOP: own}, trees, self._learner.replay.ring, env_state)
+        return Checkpoint(found.progress, found.arrays | arrays)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """The inverse of `_checkpoint`, but for the state."""
+        progress, arrays = checkpoint.progress, checkpoint.arrays
+        own = progress[OWN_LOOP]
+        self._steps = own["steps"]
+        self._first_step, self._episodes = own["first_step"], own["episodes"]
+        self._return = own["return"]
+        self._asked_back = own["asked_back"]
+        self._events.extend(own["events"])
+        self._history, self._costs = progress["episodes"][0], progress["costs"][0]
+        self._rollbacks = progress["rollbacks"][0]
+        self._trials = Trials(**progress["trials"][0])
+        running = {k[8:]: x for k, x in arrays.items() if k.startswith("running/")}
+        self._episode = rows_of(running)
+        self._learner.restore(checkpoint, own, self._episode)
+        self._expected, self._skill = arrays.get("expected"), arrays.get("skill")
+        if own["pending"] is not None:
+            self._pending = Acted(
+                observation=frozen(arrays["pending/observation"]),
+                action=frozen(arrays["pending/action"]),
+                skill=self._skill,
+                **own["pending"],
+            )
+        like = jax.tree.map(lambda x: _with_seeds(x, 1), self._learner.newest.tree)
+        policies = {}
+        for name, facts in own["policies"].items():
+            tree = jax.tree.map(lambda x: x[0], checkpoint.tree(name, like))
+            policies[name] = Snapshot(self._learner.agent, tree, self.action_dim, **facts)
+        self._deployed, self._candidate = policies["deployed"], policies["candidate"]
+
+    def _replay_journal(self) -> None:
+        """Take in what finished after the save. Verdicts on policies that are lost are not."""
+        numbers = self._journal.after(self._episodes)
+        for number in numbers:
+            recorded = self._journal.read(number)
+            rows, entry = rows_of(recorded.arrays), recorded.facts["entry"]
+            known = len(self._episode)
+            if len(rows) < known:
+                raise RunError(
+                    f"{self._journal.path(number)} has {len(rows)} steps, the save {known} of the "
+                    "same episode: they are not of one learner."
+                )
+            self._queue.extend(rows[known:])
+            self._queue.append(End(entry))
+            self._steps += len(rows) - known
+            if entry is not None:
+                self._history.append(entry)
+            self._forget_episode()
+            self._episodes += 1
+            self._pending = self._expected = None
+        if not numbers:
+            return
+        self._abandon_trial()
+        reason = f"{len(numbers)} episodes that finished after the last save"
+        self._events.append({"step": self._steps, "event": "recovered", "reason": reason})
+        self._drain()
+
+    def _abandon_trial(self) -> None:
+        """A trial whose episode, or candidate, is not gone on with."""
+        if self._trials.actor == "candidate" or self._trials.candidate_returns:
+            abandon(self.config.deployment, self._trials, self._steps)
+
+    def _take_over(self, checkpoint: Checkpoint, index: int, seeds: int) -> None:
+        """What a run, or another learner, had done online by its last checkpoint."""
+        progress = checkpoint.progress
+        self._learner.take_over(checkpoint, index)
+        self._steps = self._first_step = progress["env_steps"]
+        self._history = [list(entry) for entry in progress["episodes"][index]]
+        self._costs = [list(entry) for entry in progress["costs"][index]]
+        self._rollbacks = list(progress["rollbacks"][index])
+        if self.config.deployment.rule == "proven" and "trials" in progress:
+            self._trials = Trials(**progress["trials"][index])
+            self._abandon_trial()
+            like = jax.tree.map(lambda x: _with_seeds(x, seeds), self._learner.newest.tree)
+            tree = jax.tree.map(lambda x: x[index], checkpoint.tree("deployed", like))
+            self._deployed = Snapshot(self._learner.agent, tree, self.action_dim, 0, 0)
+            self._candidate = self._deployed
+
+
+# ------------------------------------------------------------------ pure parts
+
+
+def _with_seeds(x: Any, seeds: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype)
+
+
+def _state_like(agent: Agent, dataset: Dataset) -> Any:
+    """Shapes of one seed's state."""
+    statistics = [jnp.asarray(values) for values in dataset.observation_statistics()]
+    return jax.eval_shape(
+        lambda: agent.init(jax.random.key(0), statistics[0], statistics[1], dataset.action_dim)
+    )
+
+
+def _checked_agent(config: TrainConfig) -> Agent:
+    if config.method == "bc":
+        raise ConfigError(
+            "--method bc learns from the logged data only; use spaars.load_policy to act with it."
+        )
+    return config.agent()
+
+
+def _refuse_used(directory: Path) -> None:
+    if (directory / "config.json").exists():
+        raise RunError(
+            f"{directory} holds a learner or a run. Go on with it by OnlineLearner.load, or choose "
+            "another directory."
+        )
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise RunError(f"{directory} exists and is not empty. Choose another directory.")
+
+
+def _same_dataset(
+    directory: Path, config: TrainConfig, described: dict[str, Any], dataset: Dataset | None = None
+) -> Dataset:
+    """The dataset that the run or learner began with, by its content."""
+    if dataset is None:
+        if described.get(OWN_LOOP, {}).get("given"):
+            raise RunError(
+                f"{directory} was begun with a Dataset from Python: give the same one to "
+                "OnlineLearner.load(directory, dataset)."
+            )
+        dataset = load_dataset(get_task(config.task), config.dataset, config.transitions)
+    if dataset.sha256 != described["dataset"]["sha256"]:
+        raise RunError(
+            f"{directory}: the dataset has changed since it was begun (sha256 "
+            f"{dataset.sha256[:12]}, was {described['dataset']['sha256'][:12]}). Bring the old one "
+            "back, or begin anew."
+        )
+    return dataset

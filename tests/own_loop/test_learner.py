@@ -1,0 +1,383 @@
+"""The loop is the user's: pairing, threads, saving bit for bit, and what a kill leaves."""
+
+import copy
+import threading
+
+import jax
+import numpy as np
+import pytest
+from robot import Robot, drive, make, tiny
+
+import toy
+from spaars import OnlineLearner, RunError, load_policy, resume, train
+from spaars.data.sources import load_file
+from spaars.deploy.export import export
+from spaars.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def simple(tmp_path, point_task):
+    """A learner that needs no offline phase; only acting and the journal matter."""
+    return make(tmp_path / "simple", "rlpd")
+
+
+@pytest.fixture(scope="module")
+def spaars_learner(tmp_path_factory, point_task):
+    """SPAARS after its offline phases. Tests work on copies."""
+    return make(tmp_path_factory.mktemp("learner") / "spaars")
+
+
+def copied(learner, directory):
+    learner.save(directory)
+    return OnlineLearner.load(directory, toy.point_dataset(400))
+
+
+def in_thread(work):
+    """Whether `work` ends while whatever the caller holds is held."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(timeout=120)
+    return not thread.is_alive()
+
+
+def assert_same(a, b):
+    """State, replay and all that acts, bit for bit."""
+    kept = [(one._learner.state, one._learner.replay.ring) for one in (a, b)]
+    for mine, theirs in zip(*map(jax.tree.leaves, kept), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert a.events == b.events
+    assert (a.env_steps, a.episodes, a.updates) == (b.env_steps, b.episodes, b.updates)
+
+
+# ------------------------------------------------------------------ pairing
+
+
+def test_a_wrong_pairing_is_an_error_and_changes_nothing(simple):
+    robot = Robot()
+    action, acted = simple.act(robot.observation)
+    with pytest.raises(RunError, match="act was called again before the action of step 0"):
+        simple.act(robot.observation)
+    with pytest.raises(RunError, match="observe wants what act returned"):
+        simple.observe(action, action, 0.0, robot.observation, False, False)
+    robot.move(simple, acted, action)
+    with pytest.raises(RunError, match="step 0, episode 0, is observed or given up already"):
+        simple.observe(acted, action, 0.0, robot.observation, False, False)
+    with pytest.raises(RunError, match=r"another observation than the next_observation.*dimension"):
+        simple.act(robot.observation + 1.0)
+    action, later = simple.act(robot.observation)
+    with pytest.raises(
+        RunError, match="step 0, episode 0, is not the last one, which is of step 1"
+    ):
+        simple.observe(acted, action, 0.0, robot.observation, False, False)
+    robot.move(simple, later, action)
+    assert simple.env_steps == 2
+
+
+IMPOSSIBLE = (
+    ({"executed": [0.5]}, "executed must be an action of 2 numbers"),
+    ({"executed": [0.5, 3.0]}, "executed has 3 in dimension 1.*from_robot"),
+    ({"executed": [np.nan, 0.0]}, "executed has nan in dimension 0"),
+    ({"reward": np.nan}, "reward must be a finite number"),
+    ({"reward": np.zeros(4)}, "reward must be a finite number"),
+    ({"next_observation": 1.0}, "next_observation must be a vector of 4 numbers"),
+    ({"next_observation": [0, 0, np.inf, 0]}, "next_observation has inf in dimension 2"),
+    ({"terminated": 0.3}, "terminated must be True or False"),
+    ({"cost": np.nan}, "cost must be a finite number"),
+)
+
+
+def test_a_value_that_cannot_be_is_refused(simple):
+    robot = Robot()
+    action, acted = simple.act(robot.observation)
+    right = {
+        "executed": action,
+        "reward": 1.0,
+        "next_observation": robot.observation,
+        "terminated": False,
+        "truncated": False,
+    }
+    for change, message in IMPOSSIBLE:
+        with pytest.raises(DataError, match=message):
+            simple.observe(acted, **right | change)
+    simple.observe(acted, **right)  # nothing had changed
+    assert simple.env_steps == 1
+
+
+def test_observations_are_checked_before_acting(simple):
+    for wrong, message in (
+        (np.zeros(3), "observation must be a vector of 4"),
+        (np.full(4, np.nan), "observation has nan in dimension 0"),
+        ({"position": [0, 0]}, "named no parts"),
+        ("here", "observation must be numbers"),
+    ):
+        with pytest.raises(DataError, match=message):
+            simple.act(wrong)
+    assert not simple.running
+
+
+def test_an_episode_can_be_cut(simple, tmp_path):
+    robot = Robot()
+    simple.end_episode()
+    assert simple.episodes == 0
+    drive(simple, robot, 3)
+    simple.act(robot.observation)
+    simple.end_episode("the gripper stalled")
+    assert (simple.episodes, simple.running, simple.env_steps) == (1, False, 3)
+    assert simple.events[-1] == {
+        "step": 3,
+        "event": "episode_cut",
+        "reason": "the gripper stalled",
+    }
+    simple.act(Robot().observation)  # any observation may begin an episode
+
+
+def test_what_acts_is_within_the_envelope(tmp_path, point_task):
+    limits = {"action_low": (-0.5,), "action_high": (0.25,), "rate_limit": (0.1,)}
+    learner = make(tmp_path / "limited", "rlpd", safety=limits)
+    actions = np.array(drive(learner, Robot(), 8))
+    assert actions.min() >= -0.5
+    assert actions.max() <= 0.25
+    assert np.abs(np.diff(actions, axis=0)).max() <= 0.1 + 1e-6
+    assert learner.to_robot([0.5, -1.0]).tolist() == [0.5, -1.0]  # nobody told other bounds
+
+
+# ------------------------------------------------------------------ learning
+
+
+def test_repeats_itself_and_resumes_bit_for_bit(spaars_learner, tmp_path):
+    first, twin = (copied(spaars_learner, tmp_path / name) for name in ("a", "b"))
+    robot, same = Robot(), Robot()
+    assert np.array_equal(drive(first, robot, 85, updates=3), drive(twin, same, 85, updates=3))
+    assert_same(first, twin)
+    found = {event["event"] for event in first.events}
+    assert {"measured", "handover"} < found  # and a verdict on a candidate
+    assert found & {"deployed", "kept", "rollback"}
+
+    # Saved inside an episode, between an action and what came of it.
+    action, acted = first.act(robot.observation)
+    resumed, fork = copied(first, tmp_path / "saved"), copy.deepcopy(robot)
+    assert_same(first, resumed)
+    assert resumed.running
+    robot.move(first, acted, action)
+    fork.move(resumed, resumed.pending, action)
+    assert np.array_equal(drive(first, robot, 40, updates=3), drive(resumed, fork, 40, updates=3))
+    assert_same(first, resumed)
+    assert first.updates > 50
+
+
+def test_updates_do_not_depend_on_how_they_are_sliced(spaars_learner, tmp_path):
+    learners = [copied(spaars_learner, tmp_path / name) for name in "ab"]
+    for learner in learners:
+        drive(learner, Robot(), 30)
+    whole = learners[0].update(14)
+    for n in (3, 11):
+        learners[1].update(n)
+    assert_same(*learners)
+    assert np.isfinite(whole["q_mean"])
+    assert whole["updates"] == 14
+    assert learners[0].due == 0
+    with pytest.raises(ConfigError, match="at least 0"):
+        learners[0].update(-1)
+
+
+def test_nothing_is_learned_before_its_time(spaars_learner, tmp_path):
+    learner = copied(spaars_learner, tmp_path / "a")
+    drive(learner, Robot(), 20)
+    assert learner.update(5) == {"updates": 0.0, "env_steps": 20.0}
+    assert learner.due == 0
+
+
+def test_divergence_is_told_and_never_saved(spaars_learner, tmp_path):
+    learner = copied(spaars_learner, tmp_path / "a")
+    drive(learner, Robot(), 30)
+    state = learner._learner.state
+    broken = jax.tree.map(lambda x: x * np.float32(np.nan), state.critics.params)
+    learner._learner.state = state._replace(critics=state.critics._replace(params=broken))
+    for _ in range(2):
+        with pytest.raises(RunError, match="diverged"):
+            learner.update(1)
+    with pytest.raises(RunError, match="diverged"):
+        learner.save()
+    learner.end_episode()
+    learner.act(Robot().observation)  # acting goes on, with what was before
+
+
+# ------------------------------------------------------------------ threads
+
+
+def test_acting_takes_no_lock_of_learning(spaars_learner, tmp_path):
+    learner, robot = copied(spaars_learner, tmp_path / "a"), Robot()
+    with learner._learning:  # as an update holds it
+        assert in_thread(lambda: drive(learner, robot, 20))  # two episodes' ends among them
+    assert learner.env_steps == 20
+    with learner._acting:
+        assert in_thread(lambda: learner.update(2))
+    assert learner._learner.seen == 20
+
+
+def test_threads_lose_nothing(spaars_learner, tmp_path):
+    learner, robot = copied(spaars_learner, tmp_path / "a"), Robot()
+    stop, failures, versions = threading.Event(), [], []
+
+    def learn():
+        try:
+            while not stop.is_set():
+                learner.update(2)
+                learner.save()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=learn)
+    thread.start()
+    try:
+        for _ in range(150):
+            action, acted = learner.act(robot.observation)
+            versions.append(acted.updates)
+            robot.move(learner, acted, action)
+    finally:
+        stop.set()
+        thread.join()
+    assert not failures
+    learner.update(0)
+    ring = learner._learner.replay.ring.storage
+    for column, stored in enumerate((ring.observations, ring.actions, ring.rewards)):
+        expected = np.array([entry[column] for entry in robot.log])
+        np.testing.assert_array_equal(np.asarray(stored[0, :150]), expected)
+    assert learner.episodes == 150 // robot.length
+    reloaded = OnlineLearner.load(tmp_path / "a", toy.point_dataset(400))
+    assert reloaded.episodes == learner.episodes
+
+
+# ------------------------------------------------------------------ what a kill leaves
+
+
+def test_no_finished_episode_is_lost(spaars_learner, tmp_path):
+    learner, robot = copied(spaars_learner, tmp_path / "a"), Robot()
+    drive(learner, robot, 12, updates=1)
+    learner.save()
+    drive(learner, robot, 23)  # to the middle of the fifth episode; no save
+    (tmp_path / "a" / "journal" / ".0123.tmp").write_bytes(b"half an episode")
+
+    found = OnlineLearner.load(tmp_path / "a", toy.point_dataset(400))
+    assert (found.episodes, found.env_steps, found.running) == (4, 32, False)
+    assert found.events[-1]["event"] == "recovered"
+    assert not list((tmp_path / "a" / "journal").glob(".*"))
+    ring = found._learner.replay.ring.storage
+    for column, stored in enumerate((ring.observations, ring.actions, ring.rewards)):
+        expected = np.array([entry[column] for entry in robot.log[:32]])
+        np.testing.assert_array_equal(np.asarray(stored[0, :32]), expected)
+    assert found._learner.ends == [8, 16, 24, 32]
+    drive(found, Robot(), 8, updates=1)
+
+    # The journal is a dataset.
+    journal = load_file(tmp_path / "a" / "journal")
+    assert len(journal) == 40
+    assert np.flatnonzero(journal.truncated).tolist() == [7, 15, 23, 31, 39]
+
+    with pytest.raises(RunError, match="another process learns in this directory"):
+        drive(learner, robot, 8)  # the killed one's twin is not killed after all
+    (tmp_path / "a" / "journal" / "episode-00000003.npz").unlink()
+    with pytest.raises(RunError, match=r"episode-00000003.npz is missing"):
+        OnlineLearner.load(tmp_path / "a", toy.point_dataset(400))
+
+
+def test_a_journal_that_cannot_be_read_is_told(simple, tmp_path):
+    drive(simple, Robot(), 8)
+    path = tmp_path / "simple" / "journal" / "episode-00000000.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match="no episode that a learner wrote"):
+        OnlineLearner.load(tmp_path / "simple", toy.point_dataset(400))
+
+
+def test_a_full_disk_loses_nothing(simple, monkeypatch):
+    robot = Robot()
+    drive(simple, robot, 7)
+    action, acted = simple.act(robot.observation)
+    write = simple._journal.write
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(simple._journal, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        simple.observe(acted, action, 1.0, robot.observation, False, True)
+    assert simple.pending is acted
+    monkeypatch.setattr(simple._journal, "write", write)
+    simple.observe(acted, action, 1.0, robot.observation, False, True)
+    assert simple.episodes == 1
+
+
+# ------------------------------------------------------------------ where it comes from
+
+
+def test_from_an_offline_run_and_from_a_learner(tmp_path, point_task):
+    data = toy.point_file(tmp_path / "point.npz", 400)
+    gate = {"earliest_step": 0, "latest_step": 20}
+    offline = tiny(dataset=data, online={"steps": 0, "chunk": 20}, gate=gate, seeds=(3, 5))
+    run = train(offline, tmp_path / "run").path
+    learner = OnlineLearner.from_run(run, tmp_path / "own", seed=5, capacity=200)
+    assert (learner.seed, learner.env_steps, learner.updates) == (5, 0, 0)
+    obs = Robot().observation
+    deployed = load_policy(run, 5)(obs)
+    np.testing.assert_allclose(load_policy(tmp_path / "own")(obs), deployed, atol=1e-6)
+    exported = export(tmp_path / "own")
+    np.testing.assert_allclose(load_policy(exported)(obs), deployed, atol=2e-5)
+    action, acted = learner.act(obs)
+    assert acted.actor == "deployed"  # whose return is measured first
+    np.testing.assert_allclose(action, deployed, atol=2e-5)
+    learner.end_episode()
+
+    drive(learner, Robot(), 30)
+    learner.save()
+    with pytest.raises(RunError, match="holds a learner or a run"):
+        OnlineLearner.from_run(run, tmp_path / "own")
+    heir = OnlineLearner.from_run(tmp_path / "own", tmp_path / "heir", capacity=20)
+    assert (heir.env_steps, heir.episodes, heir._learner.rows) == (30, 0, 20)
+    ours, theirs = (x._learner.replay.ring.storage.actions[0] for x in (heir, learner))
+    np.testing.assert_array_equal(ours, theirs[10:30])
+    assert heir._learner.ends == [6, 14, 20]
+
+    with pytest.raises(RunError, match="whose loop is yours"):
+        resume(tmp_path / "own")
+    with pytest.raises(RunError, match="not a learner's directory"):
+        OnlineLearner.load(run)
+    with pytest.raises(RunError, match="has seeds"):
+        OnlineLearner.from_run(run, tmp_path / "x", seed=4)
+
+
+def test_what_cannot_begin_is_refused(tmp_path, point_task):
+    data = toy.point_dataset(400)
+    with pytest.raises(ConfigError, match="one seed"):
+        OnlineLearner.from_dataset(tiny("rlpd", seeds=(0, 1)), tmp_path / "x", data)
+    with pytest.raises(ConfigError, match="capacity must be at least 20"):
+        OnlineLearner.from_dataset(tiny("rlpd"), tmp_path / "x", data, capacity=10)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="not empty"):
+        OnlineLearner.from_dataset(tiny("rlpd"), tmp_path / "used", data)
+    OnlineLearner.from_dataset(tiny("rlpd"), tmp_path / "y", data, capacity=100)
+    with pytest.raises(RunError, match="give the same one"):
+        OnlineLearner.load(tmp_path / "y")
+
+
+# ------------------------------------------------------------------ skills
+
+
+def test_skills_run_on_and_break_only_where_told(tmp_path, point_task):
+    learner, robot = make(tmp_path / "skills", "supe"), Robot(length=8)
+    seen = []
+    for _ in range(8):
+        action, acted = learner.act(robot.observation)
+        seen.append(acted.skill)
+        robot.move(learner, acted, action)
+    assert all(np.array_equal(seen[i], seen[i // 4 * 4]) for i in range(8))
+    assert not np.array_equal(seen[0], seen[4])
+    drive(learner, robot, 6)
+    action, acted = learner.act(robot.observation)
+    with pytest.raises(RunError, match="after 7 steps, inside a skill of 4"):
+        learner.observe(acted, action, 0.0, robot.observation, True, False)
+    learner.end_episode()
+    learner.update(0)
+    assert learner.env_steps == 14
+    assert learner._learner.rows == 12  # two steps of a broken skill are not learned from
+    np.testing.assert_array_equal(learner._learner.replay.ring.storage.latents[0, 4], seen[4])
