@@ -19,8 +19,8 @@ others are above average. The arms:
     none        neither: the collapse takes its course
     control     nothing corrupted, neither limited: what the steps would have done
 
-The deployed policy is held by evidence alone; so the newest policy is what tells. The budget's first
-window reaches back before the corruption: allow more falls than the run had by itself.
+The deployed policy is held by evidence alone; so the newest policy is what tells. The budget's
+first window reaches back before the corruption: allow more falls than the run had by itself.
 """
 
 import argparse
