@@ -1,7 +1,7 @@
 """What acts, frozen at one moment, and run by numpy alone.
 
 Acting in numpy shares nothing with learning in JAX: no queue of the device, no thread pool, no
-buffer that an update donates. So it never waits for an update (docs/own-loop.md, with numbers).
+buffer that an update donates. So there is nothing of an update's to wait for (docs/own-loop.md).
 """
 
 from collections.abc import Mapping
