@@ -89,6 +89,7 @@ def _block(lines: list[str]) -> str:
 PARTS: dict[str, tuple[str, ...]] = {
     "Train": ("preset_config", "TrainConfig", "train", "resume", "Run", "Progress", "Stopped"),
     "Policies": ("load_policy", "Policy"),
+    "A loop of your own": ("OnlineLearner", "Acted"),
     "Data": ("load_dataset", "Dataset"),
     "Tasks": ("Task", "env_task", "get_task", "register", "task_names"),
     "Errors": ("SpaarsError", "ConfigError", "DataError", "RunError"),
@@ -174,6 +175,7 @@ ORIGIN: dict[str, str] = {
     "seeds": "one",
     "checkpoint_every": "what a crash may cost",
     "log_every": "resolution of the curves",
+    "device_memory_gib": "what the device has",
     "prior": PILOTS,
     "prior.latent_dim": "our pilots: k = d; a smaller k is an ablation",
     "prior.updates": "our pilots took 15,000; not tuned",
@@ -216,6 +218,7 @@ ORIGIN: dict[str, str] = {
     "online.learning_starts": NOT_TUNED,
     "online.replay_capacity": "all",
     "online.env_errors": NOT_TUNED,
+    "online.env_processes": "as many as the task needs",
     "evaluation": "ten episodes were +-15 points of noise on hopper",
     "evaluation.every": "time of evaluation against resolution",
     "deployment": "notebook, 2026-11-22: deployment by evidence",
