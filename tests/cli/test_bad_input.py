@@ -295,3 +295,19 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     result = run_limited("", ["train", "hoper", "--debug"], tmp_path)
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    """As with `spaars bench SUITE.toml --dry-run | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "spaars", "--help"],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        os.close(writing)
+    assert (result.returncode, result.stderr) == (141, "")

@@ -63,7 +63,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 1 a suite's run failed, 2 bad input, 130 stopped."""
+    """Entry point. Exit codes: 0 done, 1 a suite's run failed, 2 bad input, 130 stopped, 141 pipe.
+
+    The last is of an output that nobody reads any more.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     if not debug:
@@ -79,12 +82,18 @@ def _one_line_warning(message: Warning | str, *_: object, **__: object) -> None:
 def exit_code_of(command: Callable[[], int | None], debug: bool = False) -> int:
     """Run `command`; what a person can mend becomes one line on stderr, not a traceback."""
     try:
-        return command() or 0
+        code = command() or 0
+        sys.stdout.flush()  # a closed pipe is told here, not while the interpreter ends
+        return code
     except SpaarsError as error:
         if debug:
             raise
         print(f"spaars: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as `head` has: no error, and nothing to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         # Full disk, no permission: the system's words name the file.
         if debug:
