@@ -51,11 +51,12 @@ def runs(tmp_path_factory, point_task):
     return root
 
 
-def copied(learner, directory, **budget):
+def copied(learner, directory, task="point", **budget):
     """`learner` as saved in `directory`, under another budget."""
     learner.save(directory)
     path = directory / "config.json"
     described = json.loads(path.read_text())
+    described["config"]["task"] = task
     described["config"]["safety"]["budget"] |= budget
     path.write_text(json.dumps(described))
     return OnlineLearner.load(directory, toy.point_dataset(400))
@@ -257,7 +258,7 @@ def test_a_budget_sends_back_and_shuts_the_gate(spaars_learner, tmp_path):
     # Killed here, who goes on knows of the fall.
     found = OnlineLearner.load(tmp_path / "a", toy.point_dataset(400))
     assert [event["event"] for event in found.events[-2:]] == ["recovered", "rollback"]
-    assert found.act(robot.observation)[1].actor == "deployed"
+    assert (found._learner.rolled_back, found._learner.armed) == (1, False)
 
     learner.update(0)
     state, deployed = learner._learner.state, learner._deployed.tree
@@ -283,7 +284,8 @@ def test_a_budget_sends_back_and_shuts_the_gate(spaars_learner, tmp_path):
 
 
 def test_costs_are_asked_for_and_outlive_a_kill(spaars_learner, tmp_path):
-    learner, robot = copied(spaars_learner, tmp_path / "a", cost=1.0), Robot()
+    learner = copied(spaars_learner, tmp_path / "a", "point-cost", cost=1.0)
+    robot = Robot()
     action, acted = learner.act(robot.observation)
     right = (action, 0.0, robot.observation, False)
     with pytest.raises(DataError, match="give every step's `cost`"):
