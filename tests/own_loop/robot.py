@@ -34,7 +34,7 @@ def tiny(method="spaars", **changes):
         },
         "rlpd": {"sac": SMALL | {"critics": 2, "batch_size": 16}},
         "supe": {
-            "opal": SMALL | {"recurrent": 2, "latent_dim": 2, "updates": 1},
+            "opal": SMALL | {"recurrent": 2, "latent_dim": 2, "updates": 0},
             "supe": SMALL | {"novelty_features": 2},
             "sac": SMALL | {"critics": 2, "batch_size": 8},
         },

@@ -1,18 +1,22 @@
 """The loop is the user's: pairing, threads, saving bit for bit, and what a kill leaves."""
 
 import copy
+import json
+import shutil
 import threading
 
 import jax
 import numpy as np
 import pytest
-from robot import Robot, drive, make, tiny
+from robot import SMALL, Robot, drive, make, tiny
 
 import toy
 from spaars import OnlineLearner, RunError, load_policy, resume, train
+from spaars.algos.gate import NOT_ARMED
 from spaars.data.sources import load_file
 from spaars.deploy.export import export
 from spaars.errors import ConfigError, DataError
+from spaars.training.checkpoint import load_checkpoint
 
 
 @pytest.fixture
@@ -27,8 +31,34 @@ def spaars_learner(tmp_path_factory, point_task):
     return make(tmp_path_factory.mktemp("learner") / "spaars")
 
 
-def copied(learner, directory):
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, point_task):
+    """One run of two seeds, its ring wrapped and its gate armed; a copy from its first step."""
+    root = tmp_path_factory.mktemp("runs")
+
+    def copy_first(progress):
+        if progress.stage == "online" and not (root / "offline").exists():
+            shutil.copytree(root / "online", root / "offline")
+
+    changes = {
+        "dataset": toy.point_file(root / "point.npz", 400),
+        "seeds": (3, 5),
+        "online": {"steps": 100, "chunk": 20, "learning_starts": 20, "replay_capacity": 60},
+        "prior": SMALL | {"updates": 0, "latent_dim": 2},  # as drawn; nothing to compile
+        "offline": {"updates": 0, "batch_size": 32},
+    }
+    train(tiny(**changes), root / "online", on_progress=copy_first)
+    return root
+
+
+def copied(learner, directory, task="point", **budget):
+    """`learner` as saved in `directory`, under another budget."""
     learner.save(directory)
+    path = directory / "config.json"
+    described = json.loads(path.read_text())
+    described["config"]["task"] = task
+    described["config"]["safety"]["budget"] |= budget
+    path.write_text(json.dumps(described))
     return OnlineLearner.load(directory, toy.point_dataset(400))
 
 
@@ -77,7 +107,10 @@ IMPOSSIBLE = (
     ({"executed": [0.5]}, "executed must be an action of 2 numbers"),
     ({"executed": [0.5, 3.0]}, "executed has 3 in dimension 1.*from_robot"),
     ({"executed": [np.nan, 0.0]}, "executed has nan in dimension 0"),
+    ({"executed": "left"}, "executed must be numbers"),
     ({"reward": np.nan}, "reward must be a finite number"),
+    ({"reward": None}, "reward must be a finite number"),
+    ({"reward": 1e39}, "reward must be a finite number"),  # float32 has none such
     ({"reward": np.zeros(4)}, "reward must be a finite number"),
     ({"next_observation": 1.0}, "next_observation must be a vector of 4 numbers"),
     ({"next_observation": [0, 0, np.inf, 0]}, "next_observation has inf in dimension 2"),
@@ -199,7 +232,72 @@ def test_divergence_is_told_and_never_saved(spaars_learner, tmp_path):
     with pytest.raises(RunError, match="diverged"):
         learner.save()
     learner.end_episode()
-    learner.act(Robot().observation)  # acting goes on, with what was before
+    newest = learner._learner.newest
+    drive(learner, Robot(), 40)  # acting goes on, past the gate's latest step
+    with pytest.raises(RunError, match="diverged"):
+        learner.update(1)
+    assert learner._learner.newest is newest  # with what was before
+
+
+# ------------------------------------------------------------------ budgets
+
+
+def test_a_budget_sends_back_and_shuts_the_gate(spaars_learner, tmp_path):
+    learner, robot = copied(spaars_learner, tmp_path / "a", falls=0, window=40), Robot()
+    drive(learner, robot, 64, updates=4)
+    assert learner._learner.armed
+    before = jax.device_get(learner._learner.state)
+    action, acted = learner.act(robot.observation)
+    learner.observe(acted, action, 100.0, robot.observation, True, False)
+    assert learner.events[-1]["event"] == "rollback"
+    assert learner.events[-1]["reason"] == "budget: 1 falls from step 25 to 65, allowed 0"
+    _, acted = learner.act(robot.observation)
+    assert acted.actor == "deployed"  # until the learner has gone back
+    learner.end_episode()
+
+    # Killed here, who goes on knows of the fall.
+    found = OnlineLearner.load(tmp_path / "a", toy.point_dataset(400))
+    assert [event["event"] for event in found.events[-2:]] == ["recovered", "rollback"]
+    assert (found._learner.rolled_back, found._learner.armed) == (1, False)
+
+    learner.update(0)
+    state, deployed = learner._learner.state, learner._deployed.tree
+    assert state.armed_at == NOT_ARMED
+    assert not learner._learner.newest._armed
+    for mine, theirs in (
+        (state.latent.params, deployed.latent_average),
+        (state.raw.params, deployed.raw_average),
+        (state.critics, before.critics),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+    moved = jax.tree.map(np.not_equal, state.raw.params, before.raw.params)
+    assert any(map(np.any, jax.tree.leaves(moved)))
+    robot.begin()
+    action, acted = learner.act(robot.observation)
+    assert acted.actor == "explore"
+    robot.move(learner, acted, action)
+    drive(learner, robot, 38, updates=1)
+    assert (learner.env_steps, learner._learner.armed) == (104, False)
+    drive(learner, robot, 16, updates=1)  # a window later its time comes again
+    assert learner._learner.armed
+    assert [e["step"] for e in learner.events if e["event"] == "handover"][-1] == 120
+
+
+def test_costs_are_asked_for_and_outlive_a_kill(spaars_learner, tmp_path):
+    learner = copied(spaars_learner, tmp_path / "a", "point-cost", cost=1.0)
+    robot = Robot()
+    action, acted = learner.act(robot.observation)
+    right = (action, 0.0, robot.observation, False)
+    with pytest.raises(DataError, match="give every step's `cost`"):
+        learner.observe(acted, *right, True)
+    with pytest.raises(DataError, match="cost must be a finite number"):
+        learner.observe(acted, *right, True, cost="much")
+    learner.observe(acted, *right, True, cost=0.8)
+
+    found = OnlineLearner.load(tmp_path / "a", toy.point_dataset(400))
+    _, acted = found.act(robot.observation)
+    found.observe(acted, *right, False, cost=0.5)  # at once, not at the episode's end
+    assert found.events[-1]["reason"] == "budget: cost 1.3 from step 0 to 2, allowed 1"
 
 
 # ------------------------------------------------------------------ threads
@@ -310,11 +408,8 @@ def test_a_full_disk_loses_nothing(simple, monkeypatch):
 # ------------------------------------------------------------------ where it comes from
 
 
-def test_from_an_offline_run_and_from_a_learner(tmp_path, point_task):
-    data = toy.point_file(tmp_path / "point.npz", 400)
-    gate = {"earliest_step": 0, "latest_step": 20}
-    offline = tiny(dataset=data, online={"steps": 0, "chunk": 20}, gate=gate, seeds=(3, 5))
-    run = train(offline, tmp_path / "run").path
+def test_from_an_offline_run_and_from_a_learner(runs, tmp_path):
+    run = runs / "offline"
     learner = OnlineLearner.from_run(run, tmp_path / "own", seed=5, capacity=200)
     assert (learner.seed, learner.env_steps, learner.updates) == (5, 0, 0)
     obs = Robot().observation
@@ -345,12 +440,52 @@ def test_from_an_offline_run_and_from_a_learner(tmp_path, point_task):
         OnlineLearner.from_run(run, tmp_path / "x", seed=4)
 
 
+def test_from_a_run_with_online_steps(runs, tmp_path):
+    run = runs / "online"
+    theirs = load_checkpoint(run)
+    assert (theirs.progress["inserted"], theirs.progress["armed"]) == (100, [True, True])
+    assert theirs.arrays["ring/rewards"].shape == (2, 60)
+    learner = OnlineLearner.from_run(run, tmp_path / "own", seed=5, capacity=50)
+    assert (learner.env_steps, learner.updates, learner.due) == (100, 0, 0)
+    assert learner._learner.armed
+    assert learner._learner.newest._armed
+
+    mine = load_checkpoint(tmp_path / "own").arrays
+    for name, expected in theirs.arrays.items():
+        if name.startswith(("state/", "deployed/")):
+            np.testing.assert_array_equal(mine[name][0], expected[1], name)
+        if name.startswith("ring/"):  # the newest 50, oldest first
+            np.testing.assert_array_equal(mine[name][0], np.roll(expected[1], -100 % 60, 0)[10:])
+    breaks = (mine["ring/next_observations"][0, :-1] != mine["ring/observations"][0, 1:]).any(-1)
+    assert learner._learner.ends == [*(np.flatnonzero(breaks) + 1), 50]
+
+    drive(learner, Robot(), 10)
+    assert learner.due == 10
+    assert np.isfinite(learner.update(10)["q_mean"])
+    assert (learner.updates, learner.due) == (10, 0)
+    assert learner._learner.rows == 60  # the ring has wrapped
+    stored = np.asarray(learner._learner.replay.ring.storage.actions[0])
+    np.testing.assert_array_equal(stored[10:], mine["ring/actions"][0, 10:])
+
+
 def test_what_cannot_begin_is_refused(tmp_path, point_task):
     data = toy.point_dataset(400)
     with pytest.raises(ConfigError, match="one seed"):
         OnlineLearner.from_dataset(tiny("rlpd", seeds=(0, 1)), tmp_path / "x", data)
     with pytest.raises(ConfigError, match="capacity must be at least 20"):
         OnlineLearner.from_dataset(tiny("rlpd"), tmp_path / "x", data, capacity=10)
+    for changes, capacity, message in (
+        ({}, 10, "capacity must be at least 20"),
+        ({"safety": {"action_low": (-1.0, -1.0, -1.0)}}, 20, "action-low"),
+    ):
+        with pytest.raises(ConfigError, match=message):  # before hours of offline training
+            OnlineLearner.from_dataset(
+                tiny(**changes),
+                tmp_path / "x",
+                data,
+                capacity=capacity,
+                on_progress=lambda *_: pytest.fail("was trained"),
+            )
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="not empty"):
@@ -365,6 +500,8 @@ def test_what_cannot_begin_is_refused(tmp_path, point_task):
 
 def test_skills_run_on_and_break_only_where_told(tmp_path, point_task):
     learner, robot = make(tmp_path / "skills", "supe"), Robot(length=8)
+    learner.prepare()
+    assert set(learner._learner._storing) == {4, 20}  # nothing is left to compile later
     seen = []
     for _ in range(8):
         action, acted = learner.act(robot.observation)

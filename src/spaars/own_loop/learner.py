@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spaars import seeding
@@ -27,12 +26,13 @@ from spaars.algos.agent import Agent, SkillAgent
 from spaars.data import Dataset, load_dataset
 from spaars.data.dataset import ACTION_TOLERANCE
 from spaars.deploy.numpy_policy import PolicyError, flattened
-from spaars.deploy.policy import index_of
+from spaars.deploy.policy import index_of, state_shapes
 from spaars.errors import ConfigError, DataError, RunError
 from spaars.own_loop.acting import Decision, Snapshot
 from spaars.own_loop.journal import Journal, Recorded
 from spaars.own_loop.learning import SLICE, Learning
 from spaars.own_loop.records import Acted, End, RollBack, Row, arrays_of, frozen, rows_of
+from spaars.safety.envelope import ActionEnvelope
 from spaars.tasks import get_task
 from spaars.training import checks
 from spaars.training import config as configs
@@ -45,7 +45,12 @@ from spaars.training.offline import OfflineLoop
 from spaars.training.population import own_buffers
 from spaars.training.provenance import git_revision
 from spaars.training.run import check_skills
-from spaars.training.run_directory import describe_run, read_config, write_json
+from spaars.training.run_directory import (
+    describe_run,
+    make_directories,
+    read_config,
+    write_json,
+)
 from spaars.training.trainer import OFFLINE_BLOCK, diverged, initial_state
 
 CAPACITY = 300_000
@@ -91,9 +96,7 @@ class OnlineLearner:
         self._described = dict(facts)
         self.observation_dim, self.action_dim = dataset.observation_dim, dataset.action_dim
         task = get_task(config.task)
-        # As every task's env has it (`spaars.tasks.registry.check_spaces`).
-        space = gymnasium.spaces.Box(-1.0, 1.0, (self.action_dim,), np.float32)
-        self._envelope = config.safety.envelope(space)
+        self._envelope = _envelope_of(config, self.action_dim)
         known = dict(facts["dataset"].get("description", {})) | facts.get("env", {})
         layout = [(str(name), int(width)) for name, width in known.get("observations", [])]
         self._layout = layout if sum(n for _, n in layout) == self.observation_dim else []
@@ -167,9 +170,7 @@ class OnlineLearner:
             )
         dataset = _same_dataset(run, config, described)
         begun = "env_steps" in checkpoint.progress
-        one = _state_like(agent, dataset)
-        many = jax.tree.map(lambda x: _with_seeds(x, len(theirs.seeds)), one)
-        state = jax.tree.map(lambda x: x[index], checkpoint.tree("state", many))
+        state = _state_of(checkpoint, theirs, dataset, index)
         if not begun:
             state = agent.begin_online(state)
         learner = cls._begin(config, dataset, directory, state, capacity, described, str(run))
@@ -212,6 +213,9 @@ class OnlineLearner:
         config = configs.resolved(config, dataset)
         agent = config.agent()
         _refuse_used(directory)
+        _refuse_capacity(config, capacity)
+        _envelope_of(config, dataset.action_dim)
+        make_directories(directory)  # now, so that a missing permission costs no compute
         state = own_buffers(
             initial_state(config, *dataset.observation_statistics(), dataset.action_dim)
         )
@@ -259,9 +263,7 @@ class OnlineLearner:
                 "OnlineLearner.from_run or from_dataset."
             )
         dataset = _same_dataset(directory, config, described, dataset)
-        one = _state_like(config.agent(), dataset)
-        state = checkpoint.tree("state", jax.tree.map(lambda x: _with_seeds(x, 1), one))
-        state = jax.tree.map(lambda x: x[0], state)
+        state = _state_of(checkpoint, config, dataset, 0)
         learner = cls(config, dataset, directory, state, described)
         learner._restore(checkpoint)
         learner._replay_journal()
@@ -280,12 +282,7 @@ class OnlineLearner:
         given: bool = False,
     ) -> "OnlineLearner":
         _refuse_used(directory)
-        agent = config.agent()
-        block = agent.skill_length if isinstance(agent, SkillAgent) else 1
-        least = -(-config.online.chunk // block) * block
-        if capacity < least or capacity % block:
-            skills = f" and be a multiple of a skill's {block} steps" if block > 1 else ""
-            raise ConfigError(f"capacity must be at least {least}{skills}, got {capacity}.")
+        _refuse_capacity(config, capacity)
         facts = {
             **{name: described[name] for name in described if name != OWN_LOOP},
             "config": configs.to_json(config),
@@ -436,7 +433,7 @@ class OnlineLearner:
                 ends here.
             terminated: the task is over, and nothing follows: a fall, or success.
             truncated: the episode ends here for another reason, such as time.
-            cost: of this step, where --safety.budget.cost counts it.
+            cost: of this step; every step needs one where --safety.budget.cost counts them.
 
         Where the episode ends it is on the disk when this returns. Raises RunError where `acted`
         is not the last action, DataError where a value cannot be; nothing has changed then.
@@ -444,27 +441,31 @@ class OnlineLearner:
         with self._acting:
             self._check_pairing(acted)
             row = self._row(acted, executed, reward, next_observation, terminated, truncated)
-            if cost is not None and not np.isfinite(cost):
-                raise DataError(f"cost must be a finite number, got {cost!r}.")
+            if cost is not None:
+                new = [[self._steps + 1, _number(cost, "cost")]]
+            elif self.config.safety.budget.cost is not None:
+                raise DataError("--safety.budget.cost counts costs: give every step's `cost`.")
+            else:
+                new = []
             ends = bool(terminated) or bool(truncated)
             entry = None
             if ends:
                 self._refuse_broken_skill(row)
                 total = self._return + row.reward
                 entry = [self._steps + 1, total, bool(terminated), self._trials.actor]
-                self._write_episode([*self._episode, row], entry)  # may fail: before all else
+                # May fail: before all else.
+                self._write_episode([*self._episode, row], entry, [*self._costs, *new])
             self._pending, self._expected = None, None if ends else row.next_observation
             self._steps += 1
             self._return += row.reward
             self._episode.append(row)
             self._queue.append(row)
-            if cost is not None:
-                self._costs.append([self._steps, float(cost)])
-                if len(self._costs) > 2 * (window := self.config.safety.budget.window):
-                    self._costs = self._costs[-window:]  # a budget reaches back no further
+            self._costs += new
+            if len(self._costs) > 2 * (window := self.config.safety.budget.window):
+                self._costs = self._costs[-window:]  # a budget reaches back no further
             if entry is not None:
                 self._finish(entry)
-            if self.config.safety.budget.limits and (ends or cost):
+            if ends or cost:
                 self._keep_budget()
 
     def end_episode(self, reason: str = "cut by the user") -> None:
@@ -475,7 +476,7 @@ class OnlineLearner:
         """
         with self._acting:
             if self._episode:
-                self._write_episode(self._episode, None)
+                self._write_episode(self._episode, None, self._costs)
                 self._events.append({"step": self._steps, "event": "episode_cut", "reason": reason})
                 self._queue.append(End(None))
                 self._forget_episode()
@@ -509,7 +510,7 @@ class OnlineLearner:
         terminated: Any,
         truncated: Any,
     ) -> Row:
-        done = np.asarray(executed, np.float32)
+        done = _floats(executed, "executed")
         if done.shape != (self.action_dim,):
             raise DataError(
                 f"executed must be an action of {self.action_dim} numbers, got shape {done.shape}."
@@ -520,15 +521,13 @@ class OnlineLearner:
                 f"executed has {done[i]:g} in dimension {i}, outside [-1, 1]. Actions in the "
                 "robot's units are scaled by learner.from_robot."
             )
-        if np.ndim(reward) != 0 or not np.isfinite(float(reward)):
-            raise DataError(f"reward must be a finite number, got {reward!r}.")
         for name, flag in (("terminated", terminated), ("truncated", truncated)):
             if not isinstance(flag, (bool, np.bool_)):
                 raise DataError(f"{name} must be True or False, got {flag!r}.")
         return Row(
             acted.observation,
             frozen(np.clip(done, -1.0, 1.0)),
-            float(np.float32(reward)),
+            _number(reward, "reward"),
             frozen(self._vector(next_observation, "next_observation")),
             bool(terminated),
             acted.skill,
@@ -548,10 +547,7 @@ class OnlineLearner:
                 observation = flattened(observation, self._layout)
             except PolicyError as error:
                 raise DataError(f"{name}: {error}") from error
-        try:
-            vector = np.array(observation, np.float32)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{name} must be numbers ({error}).") from error
+        vector = _floats(observation, name)
         if vector.shape != (self.observation_dim,):
             raise DataError(
                 f"{name} must be a vector of {self.observation_dim} numbers, got shape "
@@ -579,8 +575,11 @@ class OnlineLearner:
 
     # ------------------------------------------------------------------ an episode's end
 
-    def _write_episode(self, rows: Sequence[Row], entry: list[Any] | None) -> None:
-        facts = {"entry": entry, "step": self._steps + 1 if entry else self._steps}
+    def _write_episode(
+        self, rows: Sequence[Row], entry: list[Any] | None, costs: Sequence[Sequence[Any]]
+    ) -> None:
+        begin = self._steps - len(self._episode)
+        facts = {"entry": entry, "costs": [one for one in costs if one[0] > begin]}
         self._journal.write(self._episodes, Recorded(arrays_of(rows, ended=True), facts))
 
     def _finish(self, entry: list[Any]) -> None:
@@ -611,6 +610,8 @@ class OnlineLearner:
         self._queue.append(RollBack(self._deployed, self._steps, shut_gate))
 
     def _keep_budget(self) -> None:
+        if not self.config.safety.budget.limits:
+            return
         since = self._rollbacks[-1] if self._rollbacks else 0
         reason = self.config.safety.budget.passed(
             self._steps, since, self._history, self._costs, self._trials.offline_return
@@ -648,8 +649,9 @@ class OnlineLearner:
         done = 0
         while True:
             with self._learning:  # let go of between slices: `save` need not wait for all
-                self._drain()
                 learner = self._learner
+                learner.refuse_diverged()  # nothing may be made of it that acts
+                self._drain()
                 learns = learner.seen > self.config.online.learning_starts and learner.rows > 0
                 if done >= n or not learns:
                     means = {name: total / k for name, (total, k) in sums.items() if k}
@@ -809,6 +811,7 @@ class OnlineLearner:
                 )
             self._queue.extend(rows[known:])
             self._queue.append(End(entry))
+            self._costs += [one for one in recorded.facts["costs"] if one[0] > self._steps]
             self._steps += len(rows) - known
             if entry is not None:
                 self._history.append(entry)
@@ -820,6 +823,7 @@ class OnlineLearner:
         self._abandon_trial()
         reason = f"{len(numbers)} episodes that finished after the last save"
         self._events.append({"step": self._steps, "event": "recovered", "reason": reason})
+        self._keep_budget()
         self._drain()
 
     def _abandon_trial(self) -> None:
@@ -851,12 +855,45 @@ def _with_seeds(x: Any, seeds: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype)
 
 
-def _state_like(agent: Agent, dataset: Dataset) -> Any:
-    """Shapes of one seed's state."""
-    statistics = [jnp.asarray(values) for values in dataset.observation_statistics()]
-    return jax.eval_shape(
-        lambda: agent.init(jax.random.key(0), statistics[0], statistics[1], dataset.action_dim)
-    )
+def _state_of(checkpoint: Checkpoint, config: TrainConfig, dataset: Dataset, index: int) -> Any:
+    """One seed's state."""
+    like = state_shapes(config, dataset.observation_dim, dataset.action_dim)
+    return jax.tree.map(lambda x: x[index], checkpoint.tree("state", like))
+
+
+def _refuse_capacity(config: TrainConfig, capacity: int) -> None:
+    agent = config.agent()
+    block = agent.skill_length if isinstance(agent, SkillAgent) else 1
+    least = -(-config.online.chunk // block) * block
+    if capacity < least or capacity % block:
+        skills = f" and be a multiple of a skill's {block} steps" if block > 1 else ""
+        raise ConfigError(f"capacity must be at least {least}{skills}, got {capacity}.")
+
+
+def _envelope_of(config: TrainConfig, action_dim: int) -> ActionEnvelope:
+    """Of actions in [-1, 1], as every task's env has them (`spaars.tasks.registry`)."""
+    return config.safety.envelope(gymnasium.spaces.Box(-1.0, 1.0, (action_dim,), np.float32))
+
+
+def _number(value: Any, name: str) -> float:
+    """As float32 holds it. Raises DataError where it cannot."""
+    try:
+        with np.errstate(over="ignore"):
+            number = float(np.float32(value)) if np.ndim(value) == 0 else np.nan
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise DataError(f"{name} must be a finite number, got {value!r}.")
+    return number
+
+
+def _floats(values: Any, name: str) -> np.ndarray:
+    """A float32 copy. Raises DataError where it cannot be one."""
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} must be numbers ({error}).") from error
 
 
 def _checked_agent(config: TrainConfig) -> Agent:

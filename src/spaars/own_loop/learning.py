@@ -1,8 +1,8 @@
 """The learning half of an `OnlineLearner`: replay, updates, hand-over. One thread at a time."""
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ from spaars.training.checkpoint import Checkpoint
 from spaars.training.config import TrainConfig
 from spaars.training.handover import reason_to_hand_over
 from spaars.training.logged import logged_data
-from spaars.training.online import label_windows, observe_chunk, sample_batch
-from spaars.training.population import own_buffers
+from spaars.training.online import OnlineConfig, label_windows, observe_chunk, sample_batch
+from spaars.training.population import compile_updates, own_buffers
 from spaars.training.trainer import diverged
 
 SLICE = 10
@@ -70,20 +70,15 @@ class Learning:
         self.gated = "gate" in configs.METHODS[config.method].sections
         self._update_key = seeding.stream(self.seed, seeding.OWN_LOOP_UPDATE)
         self._evidence_key = seeding.stream(self.seed, seeding.OWN_LOOP_EVIDENCE)
-        self._fused = jax.jit(partial(_run_updates, self.agent, config), donate_argnums=0)
-        self._evidence = jax.jit(partial(_evidence, self.agent, config))
-        # Copied: what acts must not be what the next update gives away.
-        self._copy_acting = jax.jit(lambda state: jax.tree.map(jnp.copy, self.agent.acting(state)))
-        if self.skills is not None:
-            self._observing = jax.jit(partial(observe_chunk, self.skills), donate_argnums=0)
-        self._inserts: dict[int, Any] = {}
+        self._programs = _programs(self.agent, config.online)  # type: ignore[arg-type]
+        self._storing: dict[int, Any] = {}
         self.newest = self.snapshot()
 
     def prepare(self) -> None:
         """Compile everything; nothing else changes."""
         self.learn(0)
         for rows in self.blocks():
-            self._inserting(rows)
+            self._compiled(rows)
         if self.gated:
             jax.block_until_ready(self._evidence_at(0))
 
@@ -91,7 +86,7 @@ class Learning:
         """Sums of the metrics of so many updates, and over how many each is."""
         self.refuse_diverged()
         first, count = np.int32(self.updates), np.int32(block)
-        found = self._fused(self.state, self._sampled(), self._update_key, first, count)
+        found = self._programs.update(self.state, self._sampled(), self._update_key, first, count)
         self.state, totals, counts = found
         totals, counts = jax.device_get((totals, counts))
         self.updates += block
@@ -113,7 +108,7 @@ class Learning:
         return self.replay._replace(episodes=jnp.asarray(newest))
 
     def snapshot(self) -> Snapshot:
-        tree = self._copy_acting(self.state)
+        tree = self._programs.acting(self.state)
         return Snapshot(self.agent, tree, self.action_dim, self.updates, self.rolled_back)
 
     def take(self, items: Sequence[Row | End | RollBack]) -> None:
@@ -143,15 +138,16 @@ class Learning:
         small, large = self.blocks()
         while len(waiting) >= small:
             size = large if len(waiting) >= large else small
+            observing, inserting = self._compiled(size)
             chunk = batch_of(waiting[:size])
-            if self.skills is not None:
+            if observing is not None:
                 facts = {
                     "gate": np.array([row.gate for row in waiting[:size]], np.float32),
                     "raw_share": np.array([row.raw for row in waiting[:size]], np.float32),
                 }
-                self.state, chunk = self._observing(self.state, chunk, facts)
+                self.state, chunk = observing(self.state, chunk, facts)
             chunk = jax.tree.map(lambda x: x[None], chunk)
-            ring = self._inserting(size)(self.replay.ring, chunk)
+            ring = inserting(self.replay.ring, chunk)
             self.replay = self.replay._replace(ring=ring)
             self.rows += size
             waiting = waiting[size:]
@@ -162,16 +158,24 @@ class Learning:
         small = self.skills.skill_length if self.skills is not None else 1
         return small, max(self.config.online.chunk // small, 1) * small
 
-    def _inserting(self, rows: int) -> Any:
-        """`insert` of so many rows, compiled."""
-        if rows not in self._inserts:
-            chunk = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct((1, rows, *x.shape[2:]), x.dtype),
-                self.replay.ring.storage,
-            )
-            lowered = jax.jit(insert, donate_argnums=0).lower(self.replay.ring, chunk)
-            self._inserts[rows] = lowered.compile()
-        return self._inserts[rows]
+    def _compiled(self, rows: int) -> tuple[Any, Any]:
+        """How the agent is shown so many rows (None: it need not be), and `insert` of them."""
+        if rows not in self._storing:
+            observing, storage = None, self.replay.ring.storage
+
+            def shaped(*lead: int) -> Batch:
+                make = jax.ShapeDtypeStruct
+                return jax.tree.map(lambda x: make((*lead, *x.shape[2:]), x.dtype), storage)
+
+            if self.skills is not None:
+                fact = jax.ShapeDtypeStruct((rows,), np.float32)
+                show = jax.jit(partial(observe_chunk, self.skills), donate_argnums=0)
+                facts = {"gate": fact, "raw_share": fact}
+                observing = show.lower(self.state, shaped(rows), facts).compile()
+            put = jax.jit(insert, donate_argnums=0)
+            inserting = put.lower(self.replay.ring, shaped(1, rows)).compile()
+            self._storing[rows] = observing, inserting
+        return self._storing[rows]
 
     def _roll_back(self, item: RollBack) -> None:
         state = self.agent.roll_back(self.state, item.policy.tree)
@@ -183,7 +187,9 @@ class Learning:
         self.newest = self.snapshot()
 
     def _evidence_at(self, step: int) -> Any:
-        return self._evidence(self.state, self._sampled(), self._evidence_key, np.int32(step))
+        return self._programs.evidence(
+            self.state, self._sampled(), self._evidence_key, np.int32(step)
+        )
 
     def _consider_handover(self, first: int) -> None:
         """Arm the gate if its time came within the steps after `first`."""
@@ -255,8 +261,27 @@ class Learning:
         self.shut_at = rollbacks[-1] if rollbacks else -1
 
 
+class _Programs(NamedTuple):
+    """Compiled functions."""
+
+    update: Any
+    evidence: Any
+    acting: Any
+
+
+@cache
+def _programs(agent: Agent, online: OnlineConfig) -> _Programs:
+    """Shared by all learners of a kind in one process."""
+    return _Programs(
+        update=compile_updates(partial(_run_updates, agent, online)),
+        evidence=jax.jit(partial(_evidence, agent, online)),
+        # Copied: what acts must not be what the next update gives away.
+        acting=jax.jit(lambda state: jax.tree.map(jnp.copy, agent.acting(state))),
+    )
+
+
 def _run_updates(
-    agent: Agent, config: TrainConfig, state: Any, replay: Replay, key: Any, first: Any, count: Any
+    agent: Agent, online: OnlineConfig, state: Any, replay: Replay, key: Any, first: Any, count: Any
 ) -> Any:
     """Updates `first` to `first + count`: state, sums of their metrics, and over how many.
 
@@ -265,7 +290,7 @@ def _run_updates(
 
     def update(state: Any, number: Any) -> Any:
         sample_key, update_key = jax.random.split(jax.random.fold_in(key, number))
-        batches = sample_batch(agent, config.online, replay, jnp.int32(0), sample_key, 1)
+        batches = sample_batch(agent, online, replay, jnp.int32(0), sample_key, 1)
         return agent.update(state, jax.tree.map(lambda x: x[0], batches), update_key)
 
     def add(i: Any, carry: Any) -> Any:
@@ -284,8 +309,8 @@ def _run_updates(
 
 
 def _evidence(
-    agent: Agent, config: TrainConfig, state: Any, replay: Replay, key: Any, step: Any
+    agent: Agent, online: OnlineConfig, state: Any, replay: Replay, key: Any, step: Any
 ) -> Any:
     key = jax.random.fold_in(key, step)
-    batch = sample_batch(agent, config.online, replay, jnp.int32(0), key, 1)
+    batch = sample_batch(agent, online, replay, jnp.int32(0), key, 1)
     return agent.evidence(state, jax.tree.map(lambda x: x[0], batch))
