@@ -86,24 +86,23 @@ def test_layer_norm_far_from_zero():
     np.testing.assert_allclose(LayerNorm(256)(jnp.asarray(x)), expected, atol=2e-4)
 
 
-@pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
+@pytest.mark.parametrize("batch", [(), (2, 3)])
 def test_layer_norm_gradient_is_that_of_the_formula(batch):
     def formula(x, gain, shift):
         centred = x - x.mean(-1, keepdims=True)
         variance = jnp.square(centred).mean(-1, keepdims=True)
         return centred * jax.lax.rsqrt(variance + 1e-6) * gain + shift
 
-    keys = jax.random.split(KEY, 4)
     seeds = 3  # a population: every argument is mapped
-    x = 2.0 + jax.random.normal(keys[0], (seeds, *batch, 8))
-    gain, shift = (jax.random.normal(key, (seeds, 8)) for key in keys[1:3])
-    weights = jax.random.normal(keys[3], x.shape)
+    draw = np.random.default_rng(0).normal
+    gain, shift = np.float32(draw(size=(2, seeds, 8)))
+    x, weights = np.float32(draw(size=(2, seeds, *batch, 8))) + np.float32(2.0)
 
     def gradient(layer):
         def loss(x, gain, shift, weights):
             return (weights * layer(x, gain, shift)).sum()
 
-        return jax.vmap(jax.grad(loss, (0, 1, 2)))(x, gain, shift, weights)
+        return jax.jit(jax.vmap(jax.grad(loss, (0, 1, 2))))(x, gain, shift, weights)
 
     for own, true in zip(gradient(layer_norm), gradient(formula), strict=True):
         assert own.shape == true.shape
