@@ -20,7 +20,6 @@ from spaars.data.replay import (
     recent_episodes,
     recent_rows,
     sample_mixed,
-    sample_offline,
     sample_online,
     sample_recent,
     sample_windows,
@@ -95,7 +94,8 @@ def test_sampling_a_wrapped_ring_returns_the_newest():
 
 
 def test_offline_sampling_covers_the_dataset_with_its_shape():
-    batch = sample_offline(numbered(np.arange(5)), KEY, (7, 30))
+    replay = Replay(empty_ring(1, 4, 2, 1), numbered(np.arange(5)))
+    batch = sample_mixed(replay, jnp.int32(0), KEY, 7, 30, Mixture(1.0))
     assert batch.observations.shape == (7, 30, 2)
     rows_agree(batch)
     assert set(batch.rewards.ravel().tolist()) == {0, 1, 2, 3, 4}

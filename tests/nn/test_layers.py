@@ -15,6 +15,7 @@ from spaars.nn import (
     descend,
     polyak,
 )
+from spaars.nn.layers import layer_norm
 
 KEY = jax.random.key(0)
 
@@ -76,6 +77,36 @@ def test_layer_norm_golden():
         lambda m: (m.gain, m.shift), norm, (jnp.array([1.0, 2.0, 3.0]), jnp.array([0.0, 1.0, 2.0]))
     )
     np.testing.assert_allclose(norm(x), [-1.2247440, 1.0, 5.6742320], rtol=1e-5)
+
+
+def test_layer_norm_far_from_zero():
+    x = np.float32(10.0 + np.random.default_rng(0).normal(size=(64, 256)))
+    far = x.astype(np.float64) - x.mean(-1, keepdims=True, dtype=np.float64)
+    expected = far / np.sqrt((far**2).mean(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(LayerNorm(256)(jnp.asarray(x)), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+def test_layer_norm_gradient_is_that_of_the_formula(batch):
+    def formula(x, gain, shift):
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + 1e-6) * gain + shift
+
+    seeds = 3  # a population: every argument is mapped
+    draw = np.random.default_rng(0).normal
+    gain, shift = np.float32(draw(size=(2, seeds, 8)))
+    x, weights = np.float32(draw(size=(2, seeds, *batch, 8))) + np.float32(2.0)
+
+    def gradient(layer):
+        def loss(x, gain, shift, weights):
+            return (weights * layer(x, gain, shift)).sum()
+
+        return jax.jit(jax.vmap(jax.grad(loss, (0, 1, 2))))(x, gain, shift, weights)
+
+    for own, true in zip(gradient(layer_norm), gradient(formula), strict=True):
+        assert own.shape == true.shape
+        np.testing.assert_allclose(own, true, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3)])

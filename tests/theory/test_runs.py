@@ -17,6 +17,7 @@ from spaars.cli.main import main
 from spaars.data.replay import Normaliser
 from spaars.deploy.policy import state_shapes
 from spaars.deploy.trained import Trained, load_trained
+from spaars.errors import RunError
 from spaars.nn import MLP, Critics, TanhGaussianPolicy
 from spaars.priors.opal import SkillDecoder
 from spaars.training.checkpoint import collect, save_checkpoint
@@ -176,6 +177,14 @@ def test_what_cannot_be_measured(
     for word in words:
         assert word in error
     assert not (tmp_path / "out").exists()
+
+
+def test_half_of_a_checkpoint_is_none(tmp_path: Path) -> None:
+    shutil.copytree(RESULTS / "spaars" / "s1", tmp_path / "run")
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "next.safetensors").touch()
+    with pytest.raises(RunError, match="has no checkpoint"):
+        load_trained(tmp_path / "run")
 
 
 def test_other_methods_are_refused(run: Path, tmp_path: Path, capsys: Any) -> None:

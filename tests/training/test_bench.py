@@ -89,9 +89,9 @@ def test_states(tmp_path: Path) -> None:
     write_summary(one.path)
     assert state_of(one) == "done"
     # What changes no result is no other run, nor is one that did not know it an older one.
-    assert state_of(cell(tmp_path, online={"env_processes": 2})) == "done"
+    assert state_of(cell(tmp_path, online={"env_processes": 2}, device_memory_gib=1.0)) == "done"
     described = json.loads((one.path / "config.json").read_text())
-    del described["config"]["online"]["env_processes"]
+    del described["config"]["online"]["env_processes"], described["config"]["device_memory_gib"]
     (one.path / "config.json").write_text(json.dumps(described))
     assert state_of(one) == "done"
 

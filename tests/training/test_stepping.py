@@ -161,8 +161,13 @@ def test_what_cannot_be_made_elsewhere_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(sys.modules["__main__"], "in_script", in_script, raising=False)
     with pytest.raises(ConfigError, match="defined in the script itself"):
         EnvProcesses(in_script, 2, 2)
+
+
+def test_an_env_that_no_process_can_make_is_told_once(capfd) -> None:
     with pytest.raises(ConfigError, match=r"cannot make the env \(ValueError: no such robot\)"):
-        EnvProcesses(broken, 1, 1)
+        EnvProcesses(broken, 4, 4)
+    # The first answer is enough: the others find nobody who listens, and say nothing.
+    assert capfd.readouterr().err == ""
 
 
 def test_processes_are_left_to_slow_envs_unless_asked_for(monkeypatch) -> None:

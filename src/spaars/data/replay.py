@@ -153,11 +153,6 @@ def on_host(batch: Batch | None) -> bool:
     return batch is not None and isinstance(batch.rewards, np.ndarray)
 
 
-def sample_offline(offline: Batch, key: PRNGKeyArray, shape: tuple[int, ...]) -> Batch:
-    """Uniform with replacement from the offline dataset; leaves get leading axes `shape`."""
-    return take(offline, jax.random.randint(key, shape, 0, offline.rewards.shape[0]))
-
-
 def start_rows(starts: np.ndarray, stops: np.ndarray, steps: int) -> np.ndarray:
     """Rows of the first `steps` transitions of every episode; episode i is [starts_i, stops_i)."""
     lengths = np.minimum(stops - starts, steps)
@@ -357,8 +352,7 @@ def mixed_rows(
     """
     logged, starts = replay.logged, replay.starts
     if mixture.offline is None:
-        rows = _union_rows(replay, key, (updates, batch_size))
-        return jnp.minimum(rows, (0 if logged is None else logged) - 1)
+        return jnp.minimum(_union_rows(replay, key, (updates, batch_size)), logged - 1)
     counts = mixture.counts(batch_size, logged is not None, starts is not None)
     keys = jax.random.split(key, 4)
     parts = [jnp.zeros((updates, 0), jnp.int32)]
@@ -404,8 +398,7 @@ def sample_mixed(
 
 def _union_rows(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Array, "*shape"]:
     """Of dataset and ring, the ring's rows behind the dataset's."""
-    logged = 0 if replay.logged is None else replay.logged
-    return jax.random.randint(key, shape, 0, logged + replay.ring.size)
+    return jax.random.randint(key, shape, 0, replay.logged + replay.ring.size)
 
 
 def _sample_union(

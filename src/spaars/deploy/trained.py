@@ -23,6 +23,7 @@ from spaars.tasks import Task
 from spaars.theory.trained import Parts
 from spaars.training.checkpoint import load_checkpoint
 from spaars.training.config import METHODS, TrainConfig
+from spaars.training.envs import processes_for
 from spaars.training.evaluate import EvalResult, Evaluator
 from spaars.training.run_directory import read_config
 
@@ -108,8 +109,11 @@ def load_trained(run_dir: Path, *, deployed: bool = False) -> Trained:
     has no decoder and critics of raw actions side by side.
     """
     # First: an older run's config.json may not be readable, and need not be.
-    _require_checkpoint(run_dir)
+    checkpoint = load_checkpoint(run_dir)
+    if checkpoint is None and (run_dir / "config.json").exists():
+        raise _no_checkpoint(run_dir)
     config, described = read_config(run_dir)
+    assert checkpoint is not None  # where there is no run either, that has raised
     agent = config.agent()
     if not isinstance(agent, Spaars | SpaarsSupe):
         fitting = [
@@ -121,8 +125,6 @@ def load_trained(run_dir: Path, *, deployed: bool = False) -> Trained:
             f"{run_dir} is a run of {config.method}, which has no behaviour prior beside critics "
             f"of raw actions. Give a run of {', '.join(fitting)}."
         )
-    checkpoint = load_checkpoint(run_dir)
-    assert checkpoint is not None  # a broken one has raised
     if not checkpoint.progress.get("env_steps") or "ring/observations" not in checkpoint.arrays:
         raise RunError(
             f"{run_dir}: its last checkpoint is from before the first online step, so there is no "
@@ -140,16 +142,14 @@ def load_trained(run_dir: Path, *, deployed: bool = False) -> Trained:
     )
 
 
-def _require_checkpoint(run_dir: Path) -> None:
-    is_run = (run_dir / "config.json").exists()
-    if is_run and not any((run_dir / "checkpoints").glob("*.safetensors")):
-        remedy = (
-            "Committed results hold no networks: train the run again (its config.json has the "
-            "command) or copy its checkpoints/ here."
-            if (run_dir / "summary.json").exists()
-            else f"Go on with `spaars resume {run_dir}`."
-        )
-        raise RunError(f"{run_dir} has no checkpoint. {remedy}")
+def _no_checkpoint(run_dir: Path) -> RunError:
+    remedy = (
+        "Committed results hold no networks: train the run again (its config.json has the "
+        "command) or copy its checkpoints/ here."
+        if (run_dir / "summary.json").exists()
+        else f"Go on with `spaars resume {run_dir}`."
+    )
+    return RunError(f"{run_dir} has no checkpoint. {remedy}")
 
 
 def play(trained: Trained, task: Task, episodes: int) -> dict[str, EvalResult]:
@@ -175,6 +175,7 @@ def play(trained: Trained, task: Task, episodes: int) -> dict[str, EvalResult]:
             c.seeds,
             episodes,
             safety=c.safety,
+            processes=processes_for(task, c.online.env_processes),
             discount=trained.agent.discount,
         )
         try:

@@ -301,13 +301,13 @@ class TrainedVarianceStudy:
         """Of one seed, at standardised states."""
         self.check()
         states = jnp.asarray(observations)
+        k, d = (x.shape[1] for x in _means(parts, states))
         found = []
         for sigma in self.sigma:
             latent, raw = (
                 Variances(*(np.asarray(part, np.float64) for part in one))
                 for one in _variances(self, parts, states, jnp.float32(sigma))
             )
-            k, d = (x.shape[1] for x in _means(parts, states))
             found.append(RunVariances(sigma, k, d, latent, raw))
         return found
 

@@ -354,7 +354,7 @@ def override(config: Any, changes: Mapping[str, Any], path: str = "") -> Any:
 FILLED_IN = ("--prior.latent-dim", "--online.replay-capacity", "--iql.reward-scale")
 
 # Flags that say how a run is computed, not what comes out.
-WITHOUT_EFFECT = ("--online.env-processes",)
+WITHOUT_EFFECT = ("--online.env-processes", "--device-memory-gib")
 
 
 def resolved(config: TrainConfig, dataset: Dataset) -> TrainConfig:

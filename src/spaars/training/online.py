@@ -483,7 +483,7 @@ def _rows(
     keys: Any,
     step: Any,
 ) -> Any:
-    """The dataset's rows (S, updates, ...) in what `_sample` draws with the same keys."""
+    """The dataset's rows (S, updates, ...) in what `sample_batch` draws with the same keys."""
 
     def one(key: Any) -> Any:
         key = key_of(key, step)

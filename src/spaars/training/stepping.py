@@ -315,20 +315,23 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
         pickle.dump(words, answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()
 
-    payload, n = pickle.load(questions)
-    try:
-        envs = LocalEnvs(pickle.loads(payload), n)
-    except Exception as error:
-        answer(_told(_failure(error)))
-        return
-    answer((envs.action_space, envs.observation_space, envs.time_limit))
+    # Who asked may be gone, or have heard enough from another worker.
     with contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
-            method, values, *args = pickle.load(questions)
-            found = getattr(envs, method)(values, *args)
-            answer({i: _told(one) for i, one in found.items()})
-    with contextlib.suppress(Exception):
-        envs.close()
+        payload, n = pickle.load(questions)
+        try:
+            envs = LocalEnvs(pickle.loads(payload), n)
+        except Exception as error:
+            answer(_told(_failure(error)))
+            os._exit(1)
+        try:
+            answer((envs.action_space, envs.observation_space, envs.time_limit))
+            while True:
+                method, values, *args = pickle.load(questions)
+                found = getattr(envs, method)(values, *args)
+                answer({i: _told(one) for i, one in found.items()})
+        finally:
+            with contextlib.suppress(Exception):
+                envs.close()
     os._exit(0)  # whatever threads an env has left
 
 
