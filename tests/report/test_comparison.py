@@ -119,6 +119,24 @@ def test_of_many_differences_the_fewest_that_tell_apart_are_named(tmp_path: Path
     assert found.problems[0].groups[1].settings["prior.hidden"] == "[8]"
 
 
+def test_what_an_older_version_did_not_know_does_not_tell_it_apart(tmp_path: Path):
+    """Unless it is switched on, or the method reads it."""
+    old = make_run(tmp_path / "old", (1,))
+    new = make_run(
+        tmp_path / "new", (2,), gate_shadow=False, online_env_errors=10, easing={"steps": 3}
+    )
+    assert len(group_runs([load_run(old), load_run(new)]).problems[0].groups) == 1
+    on = make_run(tmp_path / "on", (3,), gate_shadow=True)
+    assert len(group_runs([load_run(old), load_run(on)]).problems[0].groups) == 2
+    skills = [
+        make_run(
+            tmp_path / f"skills{steps}", (steps,), method="spaars-supe", easing={"steps": steps}
+        )
+        for steps in (3, 4)
+    ]
+    assert len(group_runs([load_run(run) for run in skills]).problems[0].groups) == 2
+
+
 def test_steps_taken_count_not_those_asked_for(tmp_path: Path) -> None:
     short = make_run(tmp_path / "short", (1,))
     summary = json.loads((short / "summary.json").read_text())

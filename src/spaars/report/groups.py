@@ -38,7 +38,24 @@ NOT_COMPARED = {
     "transitions",
     "checkpoint_every",
     "online.env_processes",
+    "online.env_errors",
     "device_memory_gib",
+}
+
+# Sections that one method alone reads: of all others' runs they say nothing.
+OWN_SECTIONS = {"iql": "iql", "bc": "bc", "easing": "spaars-supe", "raw": "spaars-supe"}
+
+# Settings that older versions did not have, at the values at which a run does what theirs did.
+LATER = {
+    "gate.shadow": False,
+    "safety.action_low": None,
+    "safety.action_high": None,
+    "safety.rate_limit": None,
+    "safety.budget.falls": None,
+    "safety.budget.cost": None,
+    "safety.budget.dip": None,
+    "safety.budget.window": 5_000,
+    "iql.actor_dropout": 0.0,
 }
 
 # Told apart over the whole page, other settings only within a task and dataset: some follow from
@@ -204,7 +221,7 @@ def run_names(paths: Sequence[Path]) -> list[str]:
 
 def _entry(run: Run, name: str, row: Record) -> _Entry:
     config = run.config["config"]
-    settings = {key: plain(v) for key, v in flatten(config) if key not in NOT_COMPARED}
+    settings = _settings(config)
     result = _seed_result(run, name, row)
     if result.env_steps is not None:
         settings["online.steps"] = f"{result.env_steps:.0f}"  # those taken, not those asked for
@@ -215,6 +232,17 @@ def _entry(run: Run, name: str, row: Record) -> _Entry:
     sha256 = str(dataset.get("sha256") or f"not recorded in {name}")
     problem = (str(config.get("task", "not recorded")), label, sha256)
     return _Entry(problem, str(config.get("method", "not recorded")), settings, run.path, result)
+
+
+def _settings(config: dict[str, Any]) -> dict[str, str]:
+    """What decides a run's result beside task, data and method, by flag name."""
+    method = config.get("method")
+
+    def decides(key: str) -> bool:
+        return key not in NOT_COMPARED and OWN_SECTIONS.get(key.split(".")[0], method) == method
+
+    values = LATER | dict(flatten(config))
+    return {key: plain(value) for key, value in values.items() if decides(key)}
 
 
 def _seed_result(run: Run, name: str, row: dict[str, Any]) -> SeedResult:
