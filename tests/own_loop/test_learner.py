@@ -291,7 +291,7 @@ def test_costs_are_asked_for_and_outlive_a_kill(spaars_learner, tmp_path):
     with pytest.raises(DataError, match="give every step's `cost`"):
         learner.observe(acted, *right, True)
     with pytest.raises(DataError, match="cost must be a finite number"):
-        learner.observe(acted, *right, True, cost="much")
+        learner.observe(acted, *right, True, cost=float("inf"))
     learner.observe(acted, *right, True, cost=0.8)
 
     found = OnlineLearner.load(tmp_path / "a", toy.point_dataset(400))
