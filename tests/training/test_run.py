@@ -131,7 +131,7 @@ def test_a_seed_depends_neither_on_its_companions_nor_on_env_processes(
 @pytest.mark.parametrize(
     "sign",
     [
-        b'"phase": "prior"',
+        pytest.param(b'"phase": "prior"', marks=pytest.mark.slow),  # as offline
         b'"phase": "offline"',
         b'"event": "measured"',  # latent phase, in the middle of the next episode
         b'"event": "handover"',
@@ -295,7 +295,11 @@ TASK = {"supe": "point-on", "spaars-supe": "point-on"}
 
 
 @pytest.mark.usefixtures("point_task")
-@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize(
+    "method",
+    # What supe does, spaars-supe does, too.
+    [pytest.param(m, marks=pytest.mark.slow) if m == "supe" else m for m in SMALL],
+)
 def test_every_peer_stops_and_goes_on_with_the_same_bits(
     method: str, dataset: Path, tmp_path: Path
 ) -> None:
