@@ -18,7 +18,6 @@ import numpy as np
 from benchmarks.speed import work
 from benchmarks.speed.measure import Record
 from spaars import OnlineLearner
-from spaars.data import Dataset
 
 PERIOD = 0.005
 """Seconds from one call to the next."""
@@ -28,16 +27,7 @@ EPISODE = 250
 
 def learner_of(directory: Path, rows: int) -> OnlineLearner:
     """SPAARS as `full` sets it, hopper's shape, on made-up data, its gate armed."""
-    batch = work.transitions(rows)
-    dataset = Dataset.build(
-        label="made up",
-        observations=np.asarray(batch.observations),
-        actions=np.asarray(batch.actions),
-        rewards=np.asarray(batch.rewards),
-        next_observations=np.asarray(batch.next_observations),
-        terminated=np.zeros(rows, bool),
-        truncated=np.arange(1, rows + 1) % EPISODE == 0,
-    )
+    dataset = work.dataset(rows, EPISODE)
     # What acting costs does not depend on what the networks have learned.
     config = work.config_of(
         "spaars",

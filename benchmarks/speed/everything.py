@@ -10,7 +10,6 @@ import numpy as np
 
 from benchmarks.speed import measure, work
 from benchmarks.speed.measure import Case, Record, fresh_process, ratios, spread
-from spaars.data import Dataset
 from spaars.data.sources.write import save_npz
 from spaars.training.envs import EnvPopulation
 
@@ -134,7 +133,7 @@ def peak_memory(offline_rows: int, online_rows: int) -> Record:
     with tempfile.TemporaryDirectory() as made:
         for name, (logged, online) in sizes.items():
             file = Path(made) / f"{name}.npz"
-            dataset = _dataset(logged)
+            dataset = work.dataset(logged)
             per_row = sum(a.nbytes for a in dataset.arrays.values()) / logged
             save_npz(dataset, file)
             del dataset
@@ -146,20 +145,6 @@ def peak_memory(offline_rows: int, online_rows: int) -> Record:
     grown = arrays["large"] - arrays["small"]
     found["over_arrays"] = round((found["large"] - found["small"]) / grown, 3)
     return found
-
-
-def _dataset(rows: int) -> Dataset:
-    batch = work.transitions(rows)
-    ends = np.arange(1, rows + 1) % work.EPISODE == 0
-    return Dataset.build(
-        label="made up",
-        observations=np.asarray(batch.observations),
-        actions=np.asarray(batch.actions),
-        rewards=np.asarray(batch.rewards),
-        next_observations=np.asarray(batch.next_observations),
-        terminated=np.zeros(rows, bool),
-        truncated=ends,
-    )
 
 
 def run(

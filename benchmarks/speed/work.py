@@ -16,6 +16,7 @@ from benchmarks.speed.measure import Case
 from spaars import seeding
 from spaars.algos.agent import Agent, Phase, SkillAgent
 from spaars.algos.spaars import Spaars
+from spaars.data import Dataset
 from spaars.data.replay import Batch, Replay, Ring, recent_episodes, start_rows, window_rows
 from spaars.tasks import get_task
 from spaars.training.config import TrainConfig, preset_config
@@ -46,6 +47,20 @@ def transitions(rows: int, observations: int = OBSERVATIONS, actions: int = ACTI
         rewards=normal(),
         next_observations=normal(observations),
         terminated=jnp.zeros(rows, jnp.float32),
+    )
+
+
+def dataset(rows: int, episode: int = EPISODE) -> Dataset:
+    """The same as a dataset of episodes of so many steps, each cut by a time limit."""
+    batch = transitions(rows)
+    return Dataset.build(
+        label="made up",
+        observations=np.asarray(batch.observations),
+        actions=np.asarray(batch.actions),
+        rewards=np.asarray(batch.rewards),
+        next_observations=np.asarray(batch.next_observations),
+        terminated=np.zeros(rows, bool),
+        truncated=np.arange(1, rows + 1) % episode == 0,
     )
 
 

@@ -48,7 +48,7 @@ class LayerNorm(eqx.Module):
 @jax.custom_vjp
 def layer_norm(x: Array, gain: Array, shift: Array) -> Array:
     """Layers are small: what costs is how often they are read. So mean and variance are taken of
-    `x` as it is, and the gradient below is written out; together a fifth off an update of five
+    `x` as it is, and the gradient below is written out; together a tenth off an update of five
     critics on a CPU (docs/speed.md).
 
     Where |mean| is 10, 100 standard deviations, the variance is off by 3e-5, 3e-3 of itself; in

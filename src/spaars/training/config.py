@@ -422,7 +422,8 @@ def _missing(values: Mapping[str, Any], config: Any, path: str = "--") -> list[s
     for field in dataclasses.fields(config):
         flag, value = f"{path}{field.name}".replace("_", "-"), getattr(config, field.name)
         if field.name not in values:
-            found += [flag] if flag not in WITHOUT_EFFECT else []
+            if flag not in WITHOUT_EFFECT:
+                found.append(flag)
         elif dataclasses.is_dataclass(value):
             found += _missing(values[field.name], value, f"{flag}.")
     return found
