@@ -22,6 +22,7 @@ import pytest
 
 import make_sources
 from spaars.data import Dataset, load_file
+from spaars.data.sources import Reading, assemble, hdf5, npy, npz, open_source, save_pieces
 from spaars.errors import DataError
 
 Arrays = dict[str, np.ndarray]
@@ -36,18 +37,45 @@ def hangs_end_with_a_traceback() -> Iterator[None]:
     faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.fixture(autouse=True)
+def pieces_of_three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (assemble, hdf5, npz):
+        monkeypatch.setattr(module, "PIECE", 3)
+
+
 def refused(path: Path) -> bool:
-    """Whether it is refused, as it should be: one line that begins with the path."""
+    """Whether it is refused, as it should be: one line that begins with the path.
+
+    Where a source can be read at once or piece by piece, both must see the same.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*(left out, no vectors|is read as a terminal).*")
-        try:
-            assert isinstance(load_file(path), Dataset)
-            return False
-        except DataError as error:
-            message = str(error)
+        whole = outcome(path, lambda: load_file(path))
+        if path.suffix or npy.claims(path):
+            assert outcome(path, lambda: in_pieces(path)) == whole
+    return whole is None
+
+
+def outcome(path: Path, load: Callable[[], Dataset]) -> str | None:
+    """Digest of what was read; None if it was refused."""
+    try:
+        return load().sha256
+    except DataError as error:
+        message = str(error)
     assert message.startswith(str(path))
     assert "\n" not in message
-    return True
+    return None
+
+
+def in_pieces(path: Path) -> Dataset:
+    """What is read piece by piece, by way of a directory that is whole or not there."""
+    folder = path.parent / "pieces" / "out"
+    try:
+        save_pieces(open_source(path), Reading(), folder)
+        return load_file(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        assert not any(folder.parent.iterdir())
 
 
 def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
@@ -248,6 +276,41 @@ def test_malformed_directory_of_episodes(tmp_path: Path) -> None:
     shutil.copy(outside, file)
     assert not refused(root)
     total += refused_of_damaged(root, 300)
+    assert total >= REFUSED
+
+
+def test_malformed_directory_of_arrays(tmp_path: Path) -> None:
+    root, total = tmp_path / "set", 0
+    root.mkdir()
+
+    def write(arrays: Arrays) -> None:
+        for file in root.iterdir():
+            file.unlink()
+        for name, array in arrays.items():
+            np.save(root / f"{name}.npy", array)
+
+    for what, arrays in spoiled(flat(), tuple(flat()), ("terminals", "timeouts"), 250):
+        write(arrays)
+        total += check(what, root)
+    for what in hostile_npz(tmp_path / "a.npz"):
+        write({})
+        with zipfile.ZipFile(tmp_path / "a.npz") as file:
+            file.extractall(root)
+        total += check(what, root)
+    write(flat())
+    assert not refused(root)
+    file = root / "rewards.npy"
+    whole = file.read_bytes()
+    for target in (tmp_path / "a.npz", "../a.npz", file.name, "/etc/passwd", "/dev/zero"):
+        file.unlink()
+        file.symlink_to(target)
+        total += check(f"rewards -> {target}", root)
+    file.unlink()
+    os.mkfifo(file)
+    total += check("a pipe", root)
+    file.unlink()
+    file.write_bytes(whole)
+    total += refused_of_damaged(root, 400)
     assert total >= REFUSED
 
 

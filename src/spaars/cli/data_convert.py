@@ -8,19 +8,28 @@ import tyro
 from rich.console import Console
 
 from spaars.cli.reading import ReadingArgs, load_with_bar, progress_bar, rules
-from spaars.data.sources import check_destination, kitchen, save
+from spaars.data.sources import (
+    Reading,
+    check_destination,
+    kitchen,
+    open_source,
+    save,
+    save_pieces,
+)
 from spaars.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args(ReadingArgs):
-    """Write a dataset as one file that every command reads without further flags."""
+    """Write a dataset so that every command reads it without further flags: as one file, or, where
+    it is larger than the memory, as a directory."""
 
     source: tyro.conf.Positional[str]
-    """A file (.hdf5, .h5, .npz), a directory (episodes as .npz, LeRobotDataset v3, Minari), or
-    minari:ID."""
+    """A file (.hdf5, .h5, .npz), a directory (episodes as .npz, arrays as .npy, LeRobotDataset v3,
+    Minari), or minari:ID."""
     destination: tyro.conf.Positional[Path]
-    """A name that ends in .npz, or in .hdf5 or .h5 for D4RL's layout."""
+    """A name that ends in .npz, or in .hdf5 or .h5 for D4RL's layout; or a name without a suffix,
+    for a directory that is written, and later read, piece by piece."""
     overwrite: bool = False
     """Replace the destination if it exists."""
 
@@ -50,17 +59,20 @@ def run(argv: list[str]) -> int:
     reading = args.reading()
     check_destination(args.destination, args.overwrite)
     console = Console()
-    dataset = load_with_bar(console, args.source, reading)
-    dataset = dataclasses.replace(
-        dataset,
-        description=dataclasses.replace(
-            dataset.description, source=dataset.description.source or dataset.label
-        ),
-    )
-    save(dataset, args.destination)
+    if args.destination.suffix:
+        dataset = load_with_bar(console, args.source, reading)
+        source = dataset.description.source or dataset.label
+        described = dataclasses.replace(dataset.description, source=source)
+        dataset = dataclasses.replace(dataset, description=described)
+        save(dataset, args.destination)
+    else:
+        with progress_bar(console, "converting") as progress:
+            save_pieces(open_source(args.source, reading, progress), reading, args.destination)
+        dataset = load_with_bar(console, str(args.destination), Reading())
+    origin = dataset.description.source
     ends = f"{int(dataset.terminated.sum()):,} terminated, {int(dataset.truncated.sum()):,} cut"
     facts = {
-        "from": dataset.label,
+        "from": origin,
         "wrote": str(args.destination),
         "rows": f"{len(dataset):,}",
         "episodes": f"{len(dataset.episodes()):,} ({ends})",

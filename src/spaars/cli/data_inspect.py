@@ -28,8 +28,8 @@ class Args(ReadingArgs):
     """Show what is in a dataset, and what is wrong with it."""
 
     source: tyro.conf.Positional[str]
-    """A file (.hdf5, .h5, .npz), a directory (episodes as .npz, LeRobotDataset v3, Minari),
-    minari:ID, or a task name for its embedded dataset."""
+    """A file (.hdf5, .h5, .npz), a directory (episodes as .npz, arrays as .npy, LeRobotDataset
+    v3, Minari), minari:ID, or a task name for its embedded dataset."""
     task: str | None = None
     """Read the source as `spaars train TASK --dataset` does; kitchen replays need it."""
     transitions: int = 1_000_000

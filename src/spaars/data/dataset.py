@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from spaars.data.description import Description
-from spaars.data.memory import mean_and_std
+from spaars.data.memory import blocks, mean_and_std
 from spaars.errors import DataError
 
 DIMENSIONS = {
@@ -105,13 +105,7 @@ class Dataset:
         truncated[-1] = not arrays["terminated"][-1]
         arrays["truncated"] = truncated
         description = description or Description()
-        try:
-            description.check_widths(arrays["observations"].shape[1], arrays["actions"].shape[1])
-        except ValueError as error:
-            raise DataError(
-                f"{where or label}: its description does not fit its arrays ({error}). "
-                "Convert the original again."
-            ) from error
+        check_description(description, arrays, where or label)
         for name, array in arrays.items():
             arrays[name] = array.view()  # locks our view, not the caller's array
             arrays[name].flags.writeable = False
@@ -160,6 +154,19 @@ class Dataset:
         mean, std = mean_and_std(self.observations)
         std = np.where(is_constant(mean, std), 1.0, np.maximum(std, 1e-3))
         return mean.astype(np.float32), std.astype(np.float32)
+
+
+def check_description(
+    description: Description, arrays: Mapping[str, np.ndarray], where: str
+) -> None:
+    """Raises DataError unless it is of arrays of these widths."""
+    try:
+        description.check_widths(arrays["observations"].shape[1], arrays["actions"].shape[1])
+    except ValueError as error:
+        raise DataError(
+            f"{where}: its description does not fit its arrays ({error}). "
+            "Convert the original again."
+        ) from error
 
 
 def is_constant(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
@@ -265,11 +272,12 @@ def _flags(array: np.ndarray, what: str) -> np.ndarray:
 
 
 def _finite(array: np.ndarray, what: str) -> np.ndarray:
-    with np.errstate(over="ignore"):  # too large for float32 is reported below
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no number then is reported below
         array = np.ascontiguousarray(array, np.float32)
-    bad = ~np.isfinite(array)
-    if bad.any():
-        rows = np.flatnonzero(bad.any(1) if array.ndim == 2 else bad)
+    finite = (np.isfinite(array[part]) for part in blocks(len(array)))
+    sound = np.concatenate([x.all(1) if x.ndim == 2 else x for x in finite])
+    if not sound.all():
+        rows = np.flatnonzero(~sound)
         raise DataError(
             f"{what} has NaN or infinity (as float32) in {len(rows)} row(s), first row {rows[0]}. "
             "Remove the episodes they are in, or repair the logger."

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,6 +46,30 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             if error.filename in (None, str(temporary)):
                 error.filename = str(path)
         raise
+    _sync_directory(path.parent)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A directory that becomes `path` when the block ends well, and vanishes when it does not.
+
+    The block sees to it that its files are on the disk. A directory that is there is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        _sync_directory(temporary)
+        if path.exists():
+            old = path.with_name(f".{secrets.token_hex(8)}.tmp")
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     _sync_directory(path.parent)
 
 

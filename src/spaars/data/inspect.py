@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 
 from spaars.data.dataset import Dataset, is_constant
+from spaars.data.memory import blocks, mean_and_std
 from spaars.tasks import Task
 
 AT_BOUND = 0.99
 """An action this close to its bound counts as saturated."""
+COLUMNS = ("mean", "std", "min", "max")
 SHORT = 5
 """Episodes of fewer steps are likely an accident of the logger."""
 
@@ -23,7 +25,7 @@ def describe(dataset: Dataset, task: Task | None = None) -> dict[str, Any]:
     """
     observations, actions, rewards = dataset.observations, dataset.actions, dataset.rewards
     returns = dataset.episode_returns()
-    constant = _constant(observations)
+    constant, at_bounds = _constant(observations), _at_bounds(actions)
     facts = {
         "label": dataset.label,
         "sha256": dataset.sha256,
@@ -38,9 +40,9 @@ def describe(dataset: Dataset, task: Task | None = None) -> dict[str, Any]:
         "observations": _columns(observations),
         "constant_dimensions": np.flatnonzero(constant).tolist(),
         "constant_fraction": float(constant.mean()),
-        "effective_dimensions": _participation_ratio(observations[:, ~constant]),
-        "actions": _columns(actions) | {"at_bounds": (np.abs(actions) > AT_BOUND).mean(0).tolist()},
-        "actions_at_bounds": float((np.abs(actions) > AT_BOUND).mean()),
+        "effective_dimensions": _participation_ratio(observations, ~constant),
+        "actions": _columns(actions) | {"at_bounds": at_bounds.tolist()},
+        "actions_at_bounds": float(at_bounds.mean()),
         "rewards": {
             "min": float(rewards.min()),
             "max": float(rewards.max()),
@@ -100,7 +102,7 @@ def problems(dataset: Dataset) -> list[str]:
     still = np.flatnonzero(_constant(actions))
     if len(still):
         found.append(f"Action dimensions that never change: {_ranges(still)}.")
-    saturated = np.flatnonzero((np.abs(actions) > AT_BOUND).mean(0) > 0.5)
+    saturated = np.flatnonzero(_at_bounds(actions) > 0.5)
     saturated = np.setdiff1d(saturated, still)
     if len(saturated):
         found.append(
@@ -127,24 +129,30 @@ def _distribution(x: np.ndarray) -> dict[str, float]:
 
 def _columns(x: np.ndarray) -> dict[str, list[float]]:
     """Per-dimension statistics of (N, dim)."""
-    return {
-        "mean": x.mean(0, dtype=np.float64).tolist(),
-        "std": x.std(0, dtype=np.float64).tolist(),
-        "min": x.min(0).tolist(),
-        "max": x.max(0).tolist(),
-    }
+    mean, std = mean_and_std(x)
+    low, high = x.min(0), x.max(0)
+    return {name: y.tolist() for name, y in zip(COLUMNS, (mean, std, low, high), strict=True)}
 
 
 def _constant(x: np.ndarray) -> np.ndarray:
-    return is_constant(x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64))
+    return is_constant(*mean_and_std(x))
 
 
-def _participation_ratio(x: np.ndarray) -> float:
-    if len(x) < 2 or x.shape[1] == 0:
+def _at_bounds(actions: np.ndarray) -> np.ndarray:
+    """Share of the rows at a bound, for each dimension."""
+    counts = [(np.abs(actions[rows]) > AT_BOUND).sum(0) for rows in blocks(len(actions))]
+    return np.sum(counts, 0) / len(actions)
+
+
+def _participation_ratio(x: np.ndarray, chosen: np.ndarray) -> float:
+    """Of the chosen dimensions, none of which is constant."""
+    if len(x) < 2 or not chosen.any():
         return 0.0
-    x = x - x.mean(0, dtype=np.float64)
-    x /= x.std(0)
-    correlation = x.T @ x / len(x)
+    mean, std = (y[chosen] for y in mean_and_std(x))
+    correlation = np.zeros((chosen.sum(), chosen.sum()))
+    for rows in blocks(len(x)):
+        standard = (x[rows][:, chosen] - mean) / std
+        correlation += standard.T @ standard / len(x)
     # For a symmetric matrix the sums over eigenvalues are the trace and the squared entries.
     return float(np.trace(correlation) ** 2 / np.square(correlation).sum())
 
@@ -156,24 +164,29 @@ def _duplicates(dataset: Dataset) -> int:
     million rows has probability 3e-8.
     """
     hashes = np.zeros(len(dataset), np.uint64)
-    for array in (
-        dataset.observations,
-        dataset.actions,
-        dataset.rewards[:, None],
-        dataset.next_observations,
-    ):
-        for column in array.T:
-            # + 0.0 makes the two zeros one.
-            hashes ^= (column + np.float32(0.0)).view(np.uint32)
-            hashes *= np.uint64(0x9E3779B97F4A7C15)
-            hashes ^= hashes >> np.uint64(29)
+    for rows in blocks(len(dataset)):
+        part = hashes[rows]
+        for array in (
+            dataset.observations,
+            dataset.actions,
+            dataset.rewards[:, None],
+            dataset.next_observations,
+        ):
+            for column in array[rows].T:
+                # + 0.0 makes the two zeros one.
+                part ^= (column + np.float32(0.0)).view(np.uint32)
+                part *= np.uint64(0x9E3779B97F4A7C15)
+                part ^= part >> np.uint64(29)
     return len(hashes) - len(np.unique(hashes))
 
 
 def _jumps(dataset: Dataset) -> np.ndarray:
     """Rows inside an episode whose next observation is not the following row's observation."""
-    following, claimed = dataset.observations[1:], dataset.next_observations[:-1]
-    jumps = (np.abs(following - claimed) > 1e-5 * (1.0 + np.abs(following))).any(1)
+    jumps = np.zeros(len(dataset) - 1, np.bool_)
+    for rows in blocks(len(jumps)):
+        following = dataset.observations[rows.start + 1 : rows.stop + 1]
+        difference = np.abs(following - dataset.next_observations[rows])
+        jumps[rows] = (difference > 1e-5 * (1.0 + np.abs(following))).any(1)
     return np.flatnonzero(jumps & ~(dataset.terminated | dataset.truncated)[:-1])
 
 

@@ -1,11 +1,13 @@
 """Memory that JAX on a CPU takes over as it is, so that a dataset is there once and not twice."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 ALIGNMENT = 64
 """Bytes; XLA copies what does not begin at a multiple of them."""
 BLOCK = 65_536
-"""Rows whose statistics are taken at a time."""
+"""Rows that are looked at at a time: a dataset may be larger than the memory."""
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
@@ -19,13 +21,25 @@ def aligned(array: np.ndarray) -> np.ndarray:
     return copy
 
 
+def is_mapped(array: np.ndarray) -> bool:
+    """Whether its rows are on the disk and come from there when they are used."""
+    found: object = array
+    while isinstance(found, np.ndarray) and not isinstance(found, np.memmap):
+        found = found.base
+    return isinstance(found, np.memmap)
+
+
+def blocks(rows: int) -> Iterator[slice]:
+    """All rows, `BLOCK` at a time."""
+    for start in range(0, rows, BLOCK):
+        yield slice(start, min(start + BLOCK, rows))
+
+
 def mean_and_std(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Over the rows, each (n,) float64, without a float64 copy of the whole array."""
-    blocks = [array[i : i + BLOCK] for i in range(0, len(array), BLOCK)]
-    mean = np.zeros(array.shape[1])
-    for block in blocks:
-        mean += block.sum(0, dtype=np.float64) / len(array)
-    variance = np.zeros(array.shape[1])
-    for block in blocks:
-        variance += np.square(block - mean).sum(0) / len(array)
+    mean, variance = np.zeros((2, array.shape[1]))
+    for rows in blocks(len(array)):
+        mean += array[rows].sum(0, dtype=np.float64) / len(array)
+    for rows in blocks(len(array)):
+        variance += np.square(array[rows] - mean).sum(0) / len(array)
     return mean, np.sqrt(variance)

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from spaars.data import Dataset
+from spaars.data.memory import mean_and_std
 
 NEIGHBOURS = 5
 """k: the distance is that to the k-th nearest logged transition."""
@@ -25,7 +26,7 @@ class SupportMonitor:
 
     def __init__(self, dataset: Dataset):
         mean, std = dataset.observation_statistics()
-        action_mean, action_std = dataset.actions.mean(0), dataset.actions.std(0)
+        action_mean, action_std = mean_and_std(dataset.actions)
         self.mean = np.concatenate([mean, action_mean])
         self.std = np.concatenate([std, np.maximum(action_std, 1e-3)])
         rows = np.random.default_rng(0).permutation(len(dataset))

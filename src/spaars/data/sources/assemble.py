@@ -1,9 +1,10 @@
 """From a source's columns to a checked dataset: the steps that the readers share."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from spaars.data.sources.safety import check_size, missing
 from spaars.errors import DataError
 
 Names = Mapping[str, Sequence[str]]
+PIECE = 65_536
+"""Rows of a flat source that are read at a time, where it is read piece by piece."""
 
 DESCRIPTION = "spaars_description"
 """Array of bytes, JSON, beside the others in a file that we wrote: its `Description`."""
@@ -158,21 +161,25 @@ def _rescaled(columns: Columns, reading: Reading) -> np.ndarray:
     return scaled
 
 
-def follow(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def follow(arrays: dict[str, np.ndarray], *, goes_on: bool = False) -> dict[str, np.ndarray]:
     """Add `next_observations` from the following rows, as far as there are such rows.
 
     The last row of an episode has none:
       - if it is terminal, no backup reads its next observation: its own observation stands in;
       - if not (a time limit, the end of the recording), the row is dropped, as D4RL's
         `qlearning_dataset` does, and the row before becomes the truncated end.
+
+    If the recording `goes_on` after these rows, the last of them only shows what follows the row
+    before it, and is left out.
     """
     observations, terminated = arrays["observations"], arrays["terminated"]
     next_observations = np.roll(observations, -1, axis=0)
     next_observations[terminated] = observations[terminated]
     dropped = arrays["truncated"] & ~terminated
-    dropped[-1] = not terminated[-1]
+    dropped[-1] |= not (terminated[-1] or goes_on)
     truncated = np.append(dropped[1:], False) & ~terminated
     arrays = arrays | {"next_observations": next_observations, "truncated": truncated}
+    dropped[-1] |= goes_on
     return {name: array[~dropped] for name, array in arrays.items()} if dropped.any() else arrays
 
 
@@ -207,36 +214,102 @@ def episode(columns: Columns, reading: Reading) -> dict[str, np.ndarray]:
     return arrays
 
 
-class Episodes:
-    """Collects the episodes of a dataset, as many as fit into memory."""
+class Piece(NamedTuple):
+    """Some rows of a source, checked; those of the next piece follow them."""
 
-    def __init__(self, where: Path):
-        self.where = where
-        self._first: Columns | None = None
-        self._arrays: list[dict[str, np.ndarray]] = []
-        self._bytes = 0
+    columns: Columns
+    """Where they are from."""
+    arrays: dict[str, np.ndarray]
+    """All six arrays of a dataset."""
 
-    def add(self, columns: Columns, reading: Reading) -> None:
-        arrays = episode(columns, reading)
-        first = self._first or columns
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A source that is read piece by piece, so that it may be larger than the memory."""
+
+    where: Path | str
+    label: str
+    pieces: Iterable[Piece]
+    stored: Description | None = None
+    """The description that came with it."""
+
+
+def alike(where: Path | str, pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The pieces, as long as all have the columns of the first; at least one."""
+    first: Columns | None = None
+    rows = 0
+    for piece in pieces:
+        columns = piece.columns
+        first = first or columns
         for name in ("observations", "actions"):
             if columns.parts[name] != first.parts[name]:
                 raise DataError(
                     f"{columns.where}: {name} consist of {_shown(columns.parts[name])}, in "
                     f"{first.where} of {_shown(first.parts[name])}. Record all episodes alike."
                 )
-        self._first = first
-        self._bytes += sum(array.nbytes for array in arrays.values())
-        check_size(self.where, {columns.where: self._bytes})
-        self._arrays.append(arrays)
+        rows += len(piece.arrays["actions"])
+        yield piece
+    if not rows:
+        raise _empty(where)
 
-    def build(self, label: str, reading: Reading) -> Dataset:
-        assert self._first is not None, "readers refuse a source without episodes"
-        arrays = {
-            name: np.concatenate([arrays.pop(name) for arrays in self._arrays])
-            for name in list(self._arrays[0])
-        }
-        return build(label, replace(self._first, where=str(self.where)), arrays, reading)
+
+def collect(source: Source, reading: Reading) -> Dataset:
+    """The dataset of all pieces, if the memory holds it."""
+    columns: Columns | None = None
+    collected: list[dict[str, np.ndarray]] = []
+    held = 0
+    for piece in alike(source.where, source.pieces):
+        columns = columns or piece.columns
+        held += sum(array.nbytes for array in piece.arrays.values())
+        check_size(source.where, {piece.columns.where: held})
+        collected.append(piece.arrays)
+    assert columns is not None, "`alike` refuses a source without pieces"
+    arrays = {
+        name: np.concatenate([arrays.pop(name) for arrays in collected])
+        for name in list(collected[0])
+    }
+    columns = replace(columns, where=str(source.where))
+    return build(source.label, columns, arrays, reading, source.stored)
+
+
+def slices(rows: int, *, lookahead: bool) -> Iterator[tuple[slice, bool]]:
+    """Rows of a flat source by `PIECE`; and whether their last one only shows what follows.
+
+    With `lookahead` the next piece begins with that row. It is never the source's last row, which
+    has nothing after it.
+    """
+    start = 0
+    while rows - start > PIECE + 1:
+        yield slice(start, start + PIECE + lookahead), lookahead
+        start += PIECE
+    yield slice(start, rows), False
+
+
+def flat_piece(
+    where: Path | str,
+    chosen: Mapping[str, Sequence[str]],
+    columns: Mapping[str, np.ndarray],
+    reading: Reading,
+    *,
+    goes_on: bool,
+) -> Piece:
+    """Rows of a flat source, the last one of which is the next piece's if it `goes_on`."""
+    gathered = gather(where, chosen, columns)
+    arrays = completed(gathered, reading)
+    if "next_observations" not in arrays:
+        arrays = follow(arrays, goes_on=goes_on)
+    return Piece(gathered, arrays)
+
+
+def same_rows(where: Path | str, rows: Mapping[str, int]) -> int:
+    """The number of rows that columns have in common."""
+    if len(set(rows.values())) > 1:
+        counts = ", ".join(f"'{key}' {n}" for key, n in rows.items())
+        raise DataError(
+            f"{where}: arrays have different numbers of rows ({counts}). "
+            "Row i of each must belong to transition i; cut or complete them."
+        )
+    return next(iter(rows.values()))
 
 
 def build(
@@ -248,27 +321,42 @@ def build(
 ) -> Dataset:
     """The dataset of checked arrays; `stored` is the description that came with them."""
     if not len(arrays["actions"]):
-        raise DataError(
-            f"{columns.where}: empty, since the last row of an episode needs a next observation or "
-            "a terminal state. Record longer episodes, or the final observation too."
-        )
+        raise _empty(columns.where)
+    return Dataset.build(
+        **arrays,
+        label=full_label(label, stored),
+        where=columns.where,
+        keys=columns.keys,
+        description=described(columns, reading, stored),
+    )
+
+
+def described(columns: Columns, reading: Reading, stored: Description | None) -> Description:
+    """How the arrays of these columns were made."""
     if stored is not None and reading != Reading():
         raise DataError(
             f"{columns.where}: was written by `spaars data convert` and says itself how to read "
             "it. Leave out --columns, --rewards and the action bounds, or convert the original."
         )
-    bounds = reading.bounds(arrays["actions"].shape[1])
-    description = stored or Description(
+    bounds = reading.bounds(columns.arrays["actions"].shape[1])
+    return stored or Description(
         observations=columns.parts["observations"],
         actions=columns.parts["actions"],
         action_low=tuple(low for low, _ in bounds),
         action_high=tuple(high for _, high in bounds),
         rewards=reading.rewards,
     )
-    if stored is not None and stored.source:
-        label = f"{label}, converted from {stored.source}"
-    return Dataset.build(
-        **arrays, label=label, where=columns.where, keys=columns.keys, description=description
+
+
+def full_label(label: str, stored: Description | None) -> str:
+    """With the original's, where the source was converted."""
+    return f"{label}, converted from {stored.source}" if stored and stored.source else label
+
+
+def _empty(where: Path | str) -> DataError:
+    return DataError(
+        f"{where}: empty, since the last row of an episode needs a next observation or "
+        "a terminal state. Record longer episodes, or the final observation too."
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from spaars.data.memory import aligned
-from spaars.data.sources.safety import check_dtype, one_line
+from spaars.data.sources.assemble import PIECE
+from spaars.data.sources.safety import check_dtype, check_size, one_line
 from spaars.errors import DataError
 
 DEPTH = 8
@@ -102,6 +103,14 @@ def declared(data: Any) -> int:
     # Not data.nbytes, whose product overflows; a chunk is decompressed whole.
     cells = max(math.prod(data.shape), math.prod(data.chunks or (0,)))
     return cells * data.dtype.itemsize
+
+
+def check_chunks(path: Path, name: str, data: Any) -> None:
+    """Whether a piece can be loaded: the file says how wide a row is, and a chunk that is
+    decompressed whole."""
+    rows = min(PIECE, *data.shape[:1]) if data.ndim else 1
+    cells = max(rows * math.prod(data.shape[1:]), math.prod(data.chunks or (0,)))
+    check_size(path, {name: cells * data.dtype.itemsize})
 
 
 def read(data: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ in. Of an episode's last frame no next observation is stored (see `assemble.foll
 
 import math
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -25,8 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from spaars.data.dataset import Dataset
-from spaars.data.sources.assemble import build, choose, completed, follow, gather
+from spaars.data.sources.assemble import Piece, Source, choose, completed, follow, gather
 from spaars.data.sources.reading import Progress, Reading
 from spaars.data.sources.safety import (
     check_dtype,
@@ -61,7 +60,7 @@ def claims(path: Path) -> bool:
     return (path / INFO).exists()
 
 
-def load(path: Path, reading: Reading, progress: Progress | None = None) -> Dataset:
+def stream(path: Path, reading: Reading, progress: Progress | None = None) -> Source:
     """Every `observation.*` column of numbers or vectors, joined in the order of their names.
 
     Cameras are left out with a warning. An episode ends where its index ends: by a time limit,
@@ -77,27 +76,53 @@ def load(path: Path, reading: Reading, progress: Progress | None = None) -> Data
     chosen = choose(path, NAMES, features, ("observations", "actions"), mapped)
     wanted = sorted({name for names in chosen.values() for name in names})
     widths = dict.fromkeys(INDICES, 1) | {name: math.prod(features[name] or ()) for name in wanted}
-    arrays = _read(parquet, path, "data", widths, progress)
-    ends = _ends(parquet, path, *(arrays[name] for name in INDICES))
+    done_ends = chosen.get("terminated") == (DONE,) and "terminated" not in reading.columns
+    if done_ends and "truncated" not in chosen:
+        warnings.warn(
+            f"{path}: '{DONE}' is read as a terminal state. If it marks time limits too, "
+            f"convert the data with `spaars data convert ... --columns truncated={DONE}`.",
+            stacklevel=2,
+        )
 
+    def pieces() -> Iterator[Piece]:
+        row = 0
+        lengths: dict[int, int] = {}
+        for arrays in _whole_episodes(path, _read(parquet, path, "data", widths, progress)):
+            found = _episodes(path, row, *(arrays[name] for name in INDICES))
+            if again := lengths.keys() & found.keys():
+                raise _out_of_order(path, row, min(again), 0)
+            lengths |= found
+            yield _piece(path, row, chosen, arrays, reading, done_ends=done_ends)
+            row += len(arrays[INDICES[0]])
+        _check_lengths(parquet, path, lengths)
+
+    return Source(where=path, label=f"{path.resolve().name} (LeRobotDataset v3)", pieces=pieces())
+
+
+def _piece(
+    path: Path,
+    row: int,
+    chosen: Mapping[str, Sequence[str]],
+    arrays: dict[str, np.ndarray],
+    reading: Reading,
+    *,
+    done_ends: bool,
+) -> Piece:
+    """Whole episodes, the first of which begins at `row` of the dataset."""
     for ours in ("observations", "actions", "next_observations"):
         for name in chosen.get(ours, ()):
             if arrays[name].ndim == 1:  # shape [1] is stored as a plain number
                 arrays[name] = arrays[name][:, None]
-    gathered = gather(path, chosen, arrays)
+    gathered = gather(f"{path}: from row {row:,}" if row else path, chosen, arrays)
     checked = completed(gathered, reading)
-    if chosen.get("terminated") == (DONE,) and "terminated" not in reading.columns:
+    if done_ends:
         checked["terminated"] &= ~checked["truncated"]
-        if "truncated" not in chosen:
-            warnings.warn(
-                f"{path}: '{DONE}' is read as a terminal state. If it marks time limits too, "
-                f"convert the data with `spaars data convert ... --columns truncated={DONE}`.",
-                stacklevel=2,
-            )
+    episodes = arrays[INDICES[0]]
+    ends = np.append(np.diff(episodes) != 0, True)
     checked["truncated"] |= ends & ~checked["terminated"]
     if "next_observations" not in checked:
         checked = follow(checked)
-    return build(f"{path.resolve().name} (LeRobotDataset v3)", gathered, checked, reading)
+    return Piece(gathered, checked)
 
 
 def _features(path: Path) -> dict[str, tuple[int, ...] | None]:
@@ -130,65 +155,98 @@ def _features(path: Path) -> dict[str, tuple[int, ...] | None]:
     return shapes
 
 
-def _ends(parquet: Any, path: Path, episodes: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """(rows,) bool: last frames. The rows are checked against every place that counts them."""
+def _episodes(path: Path, row: int, episodes: np.ndarray, frames: np.ndarray) -> dict[int, int]:
+    """Index -> length of each episode. Every one counts its frames from 0."""
     for name, array in zip(INDICES, (episodes, frames), strict=True):
         if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
             raise DataError(f"{path}: '{name}' must be one whole number for each frame.")
-    last = np.append(np.diff(episodes) != 0, True)
-    stops = np.flatnonzero(last) + 1
+    stops = np.flatnonzero(np.append(np.diff(episodes) != 0, True)) + 1
     starts = np.append(0, stops[:-1])
     lengths = stops - starts
     in_order = frames == np.arange(len(frames)) - np.repeat(starts, lengths)
-    if not in_order.all() or len(np.unique(episodes[last])) != len(stops):
-        row = int(np.argmin(in_order))
-        raise DataError(
-            f"{path}: frames are not in the order of time (row {row}: episode {episodes[row]}, "
-            f"frame {frames[row]}). Every episode must be whole and count its frames from 0; "
-            "a file may be missing from data/."
-        )
+    indices = episodes[starts]
+    if not in_order.all() or len(np.unique(indices)) != len(indices):
+        at = int(np.argmin(in_order))
+        raise _out_of_order(path, row + at, int(episodes[at]), int(frames[at]))
+    return dict(zip(indices.tolist(), lengths.tolist(), strict=True))
+
+
+def _out_of_order(path: Path, row: int, episode: int, frame: int) -> DataError:
+    return DataError(
+        f"{path}: frames are not in the order of time (row {row}: episode {episode}, "
+        f"frame {frame}). Every episode must be whole and count its frames from 0; "
+        "a file may be missing from data/."
+    )
+
+
+def _check_lengths(parquet: Any, path: Path, lengths: Mapping[int, int]) -> None:
+    """Against every place that counts them."""
     info = read_json(path / INFO, path)
-    for name, count in (("total_frames", len(episodes)), ("total_episodes", len(stops))):
+    frames = sum(lengths.values())
+    for name, count in (("total_frames", frames), ("total_episodes", len(lengths))):
         if info.get(name) != count:
             raise DataError(
                 f"{path}: holds {count:,} {name.removeprefix('total_')}, {INFO} says "
                 f"{info.get(name)!r:.40}. Download or copy the dataset again."
             )
-    told = _read(parquet, path, "meta/episodes", {"episode_index": 1, "length": 1}, None)
-    if not all(array.ndim == 1 for array in told.values()) or dict(
-        zip(told["episode_index"].tolist(), told["length"].tolist(), strict=True)
-    ) != dict(zip(episodes[last].tolist(), lengths.tolist(), strict=True)):
+    told: dict[str, list[np.ndarray]] = {"episode_index": [], "length": []}
+    for batch in _read(parquet, path, "meta/episodes", dict.fromkeys(told, 1), None):
+        for name, array in batch.items():
+            told[name].append(array)
+    if any(array.ndim != 1 for arrays in told.values() for array in arrays) or dict(
+        zip(*(np.concatenate(arrays).tolist() for arrays in told.values()), strict=True)
+    ) != dict(lengths):
         raise DataError(
             f"{path}: the lengths of episodes in meta/episodes are not those in data. "
             "Download or copy the dataset again."
         )
-    return last
 
 
 def _read(
     parquet: Any, path: Path, folder: str, widths: Mapping[str, int], progress: Progress | None
-) -> dict[str, np.ndarray]:
-    """Columns of all files of a folder; only these are ever decoded. `widths` are info.json's."""
+) -> Iterator[dict[str, np.ndarray]]:
+    """Columns of all files of a folder, a batch of rows at a time; at least one. Only these are
+    ever decoded. `widths` are info.json's."""
     files = files_in(path, f"{folder}/{FILES}")
     if not files:
         raise DataError(f"{path}: no file {folder}/{FILES}. Download or copy the dataset again.")
-    pieces: dict[str, list[np.ndarray]] = {name: [] for name in widths}
-    held = dict.fromkeys(widths, 0)
+    shapes: dict[str, tuple[int, ...]] = {}
     for i, file in enumerate(files, 1):
-        for batch in _batches(parquet, file, widths, held):
-            for name in widths:
-                array = _array(file, name, batch[name])
-                pieces[name].append(array)
-                held[name] += array.nbytes
-            check_size(path, held)
+        for batch in _batches(parquet, file, widths):
+            arrays = {name: _array(file, name, batch[name]) for name in widths}
+            for name, array in arrays.items():
+                if shapes.setdefault(name, array.shape[1:]) != array.shape[1:]:
+                    raise DataError(
+                        f"{path}: '{name}' has rows of different lengths in different files. "
+                        "All episodes must be recorded alike."
+                    )
+            check_size(path, {name: array.nbytes for name, array in arrays.items()})
+            yield arrays
         if progress is not None:
             progress(i, len(files))
-    return {name: _stacked(path, name, arrays) for name, arrays in pieces.items()}
+    if not shapes:
+        yield {name: np.empty(0) for name in widths}
 
 
-def _batches(
-    parquet: Any, file: Path, widths: Mapping[str, int], held: Mapping[str, int]
-) -> Iterator[dict[str, Any]]:
+def _whole_episodes(
+    path: Path, batches: Iterable[dict[str, np.ndarray]]
+) -> Iterator[dict[str, np.ndarray]]:
+    """The same rows, cut where an episode ends; a column is refused later if it cannot say."""
+    held: dict[str, np.ndarray] = {}
+    for batch in batches:
+        arrays = {n: np.concatenate([held[n], batch[n]]) for n in batch} if held else batch
+        check_size(path, {name: array.nbytes for name, array in arrays.items()})
+        index = arrays[INDICES[0]]
+        one_axis = index.ndim == 1 and index.size > 0
+        changes = np.flatnonzero(np.diff(index)) if one_axis else np.empty(0, int)
+        cut = int(changes[-1]) + 1 if changes.size else 0
+        if cut:
+            yield {name: array[:cut] for name, array in arrays.items()}
+        held = {name: array[cut:] for name, array in arrays.items()}
+    yield held
+
+
+def _batches(parquet: Any, file: Path, widths: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     arrow = import_module("pyarrow")
     try:
         with parquet.ParquetFile(file, page_checksum_verification=True) as table:
@@ -196,13 +254,12 @@ def _batches(
             for name in widths:
                 if name not in found:
                     raise missing(file, name, found)
-            rows = table.metadata.num_rows
-            check_size(file, {name: held[name] + 8 * rows * n for name, n in widths.items()})
+            rows = min(table.metadata.num_rows, BATCH)
+            check_size(file, {name: 8 * rows * n for name, n in widths.items()})
             # Decodes into a small buffer. Before it has found the columns sound, pyarrow aborts
             # the process when it is asked how much they hold.
             table.scan_contents(list(widths), BATCH)
-            declared = _declared(table.metadata, widths)
-            check_size(file, {name: held[name] + declared[name] for name in widths})
+            check_size(file, _declared(table.metadata, widths))
             batches = table.iter_batches(BATCH, columns=list(widths), use_threads=False)
             for batch in batches:
                 if len(batch):
@@ -223,7 +280,8 @@ def _batches(
 
 
 def _declared(metadata: Any, names: Collection[str]) -> dict[str, int]:
-    """Bytes of the columns once they are decoded: a row may hold a list of any length."""
+    """Bytes of the columns of the largest row group once they are decoded: a row may hold a list
+    of any length."""
     sizes = dict.fromkeys(names, 0)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     for i in range(metadata.num_columns):
@@ -231,7 +289,7 @@ def _declared(metadata: Any, names: Collection[str]) -> dict[str, int]:
         path = metadata.schema.column(i).path
         for name in names:
             if path == name or path.startswith(f"{name}."):
-                sizes[name] += sum(8 * group.column(i).num_values for group in groups)
+                sizes[name] += max((8 * group.column(i).num_values for group in groups), default=0)
     return sizes
 
 
@@ -263,13 +321,3 @@ def _array(file: Path, name: str, column: Any) -> np.ndarray:
     array = column.to_numpy(zero_copy_only=False)
     check_dtype(file, name, array.dtype)
     return array if width is None else array.reshape(rows, width)
-
-
-def _stacked(path: Path, name: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    shapes = {array.shape[1:] for array in arrays}
-    if len(shapes) > 1:
-        raise DataError(
-            f"{path}: '{name}' has rows of different lengths in different files. "
-            "All episodes must be recorded alike."
-        )
-    return np.concatenate(arrays) if arrays else np.empty(0)

@@ -13,14 +13,13 @@ metadata name. What is relied on (Minari 0.4 and 0.5, data format "hdf5"):
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spaars.data.dataset import Dataset
 from spaars.data.description import plain_name
 from spaars.data.sources import hdf5
-from spaars.data.sources.assemble import Episodes, choose, gather
+from spaars.data.sources.assemble import Piece, Source, choose, episode, gather
 from spaars.data.sources.reading import Progress, Reading
 from spaars.data.sources.safety import (
     check_size,
@@ -57,7 +56,7 @@ def _folders(path: Path) -> tuple[Path, Path]:
     return path / "data", path
 
 
-def load(path: Path, reading: Reading, progress: Progress | None = None) -> Dataset:
+def stream(path: Path, reading: Reading, progress: Progress | None = None) -> Source:
     """A dataset's directory, its `main_data.hdf5`, or `minari:ID`.
 
     Observations and actions that are dicts are joined in the order of their keys' names; those
@@ -75,24 +74,31 @@ def load(path: Path, reading: Reading, progress: Progress | None = None) -> Data
             "Write the dataset again with Minari's data_format='hdf5'."
         )
     data = regular_file(folder / DATA, folder)
-    episodes = Episodes(data)
+    dataset_id = facts.get("dataset_id")
+    name = dataset_id if isinstance(dataset_id, str) and dataset_id else folder.resolve().name
+    pieces = _pieces(data, facts, reading, progress)
+    return Source(where=data, label=f"{plain_name(name)} (Minari dataset)", pieces=pieces)
+
+
+def _pieces(
+    data: Path, facts: dict[str, Any], reading: Reading, progress: Progress | None
+) -> Iterator[Piece]:
+    rows = 0
     with hdf5.opened(data) as file:
         numbers = _numbers(data, file, facts)
         columns = _columns(data, file, numbers[0], reading)
         for i, number in enumerate(numbers, 1):
-            _add(episodes, data, file, number, columns, reading)
+            piece = _episode(data, file, number, columns, reading)
+            rows += len(piece.arrays["actions"])
+            yield piece
             if progress is not None:
                 progress(i, len(numbers))
-    dataset_id = facts.get("dataset_id")
-    name = dataset_id if isinstance(dataset_id, str) and dataset_id else folder.resolve().name
-    dataset = episodes.build(f"{plain_name(name)} (Minari dataset)", reading)
     steps = facts.get("total_steps")
-    if isinstance(steps, int) and steps != len(dataset):
+    if isinstance(steps, int) and steps != rows:
         raise DataError(
-            f"{data}: holds {len(dataset):,} steps, {METADATA} says {steps:,}. "
+            f"{data}: holds {rows:,} steps, {METADATA} says {steps:,}. "
             "Download or copy the dataset again."
         )
-    return dataset
 
 
 def _numbers(data: Path, file: Any, facts: dict[str, Any]) -> list[int]:
@@ -121,14 +127,9 @@ def _columns(data: Path, file: Any, number: int, reading: Reading) -> Mapping[st
     return columns
 
 
-def _add(
-    episodes: Episodes,
-    data: Path,
-    file: Any,
-    number: int,
-    columns: Mapping[str, Sequence[str]],
-    reading: Reading,
-) -> None:
+def _episode(
+    data: Path, file: Any, number: int, columns: Mapping[str, Sequence[str]], reading: Reading
+) -> Piece:
     where = f"{data}: episode_{number}"
     group = hdf5.member(data, file, f"episode_{number}", is_group=True)
     mapped = dataclasses.replace(reading, columns=columns)
@@ -144,7 +145,7 @@ def _add(
             f"{where}: has {before[0]} observations and {after[0]} actions. Minari stores one "
             "observation more than actions; write the episode again."
         )
-    episodes.add(gathered, reading)
+    return Piece(gathered, episode(gathered, reading))
 
 
 def _shape(data: Path, group: Any, name: str) -> tuple[int, ...] | None:

@@ -5,9 +5,9 @@ import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,11 +15,17 @@ from spaars.data.dataset import Dataset
 from spaars.data.memory import aligned
 from spaars.data.sources.assemble import (
     DESCRIPTION,
+    PIECE,
     Columns,
+    Piece,
+    Source,
     build,
     choose,
     completed,
+    flat_piece,
     gather,
+    same_rows,
+    slices,
     stored_description,
 )
 from spaars.data.sources.reading import Progress, Reading
@@ -37,6 +43,22 @@ NAMES = {
 """Names under which an npz may hold each array, ours first."""
 
 
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    RuntimeError,  # encrypted, or a header nested too deep
+    NotImplementedError,
+    KeyError,
+    ValueError,
+    SyntaxError,
+    tokenize.TokenError,  # both from a header that numpy takes for Python 2
+    MemoryError,
+)
+"""What the libraries make of files that are not whole."""
+
+
 def claims(path: Path) -> bool:
     return path.suffix.lower() == ".npz"
 
@@ -49,7 +71,30 @@ def load(path: Path, reading: Reading, progress: Progress | None = None) -> Data
     columns, description = read(regular_file(path), reading, NAMES.keys() - {"rewards"})
     stored = stored_description(path, description)
     checked = completed(columns, reading)
-    return build(f"{path.name} (npz file)", columns, checked, reading, stored)
+    return build(_label(path), columns, checked, reading, stored)
+
+
+def stream(path: Path, reading: Reading, progress: Progress | None = None) -> Source:
+    """The same rows, read piece by piece."""
+    with _opened(regular_file(path)) as (file, members):
+        stored = None
+        if DESCRIPTION in members:
+            array = _read(path, file, members, (DESCRIPTION,))[DESCRIPTION]
+            stored = stored_description(path, array)
+    pieces = _pieces(path, reading, progress)
+    return Source(where=path, label=_label(path), pieces=pieces, stored=stored)
+
+
+def _pieces(path: Path, reading: Reading, progress: Progress | None) -> Iterator[Piece]:
+    with _opened(path) as (file, members), contextlib.ExitStack() as stack:
+        chosen = choose(path, NAMES, members, NAMES.keys() - {"rewards"}, reading)
+        wanted = sorted({name for columns in chosen.values() for name in columns})
+        rows = {}
+        for name in wanted:
+            if name not in members:
+                raise missing(path, name, members)
+            rows[name] = RowsOf(path, name, stack.enter_context(file.open(members[name])))
+        yield from flat_pieces(path, chosen, rows, reading, progress)
 
 
 def read(
@@ -84,19 +129,7 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, str]]]:
     try:
         with zipfile.ZipFile(path) as file:
             yield file, {name.removesuffix(".npy"): name for name in file.namelist()}
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        OSError,
-        EOFError,
-        RuntimeError,  # encrypted, or a header nested too deep
-        NotImplementedError,
-        KeyError,
-        ValueError,
-        SyntaxError,
-        tokenize.TokenError,  # both from a header that numpy takes for Python 2
-        MemoryError,
-    ) as error:
+    except DAMAGE as error:
         raise DataError(
             f"{path}: not a whole npz file ({one_line(error)}). "
             "Write it again with numpy.savez; `unzip -t` tests it."
@@ -122,6 +155,20 @@ def _read(
 
 def _npy_size(path: Path, key: str, member: Any) -> int:
     """Bytes that the header of one array declares; its contents are not read."""
+    header = read_header(path, key, member)
+    return math.prod(header.shape) * header.dtype.itemsize
+
+
+class Header(NamedTuple):
+    """What an .npy says of its array."""
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype
+
+
+def read_header(path: Path, key: str, member: Any) -> Header:
+    """Read the header of one array, which must be of numbers. Raises ValueError, DataError."""
     version = np.lib.format.read_magic(member)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -129,8 +176,57 @@ def _npy_size(path: Path, key: str, member: Any) -> int:
     }
     if version not in readers:
         raise ValueError(f"'{key}' has npy format {version}, which no plain array needs")
-    shape, _, dtype = readers[version](member)
-    check_dtype(path, key, dtype)
-    if any(n < 0 for n in shape):
-        raise ValueError(f"'{key}' declares shape {shape}")
-    return math.prod(shape) * dtype.itemsize
+    header = Header(*readers[version](member))
+    check_dtype(path, key, header.dtype)
+    if any(n < 0 for n in header.shape):
+        raise ValueError(f"'{key}' declares shape {header.shape}")
+    return header
+
+
+class RowsOf:
+    """The array of one .npy, read from its first row on."""
+
+    def __init__(self, path: Path, key: str, file: Any):
+        self.header, self.file = read_header(path, key, file), file
+        shape = self.header.shape
+        if self.header.fortran_order and len(shape) > 1:
+            raise DataError(
+                f"{path}: '{key}' is stored column by column (Fortran order) and cannot be read "
+                "piece by piece. Write it with numpy.ascontiguousarray."
+            )
+        self.rows = shape[0] if shape else 1
+        check_size(path, {key: min(self.rows, PIECE) * math.prod(shape[1:]) * self._item})
+
+    @property
+    def _item(self) -> int:
+        return self.header.dtype.itemsize
+
+    def read(self, rows: int) -> np.ndarray:
+        """The next rows; a scalar for a scalar."""
+        shape = (rows, *self.header.shape[1:]) if self.header.shape else ()
+        size = math.prod(shape) * self._item
+        data = self.file.read(size)
+        if len(data) != size:
+            raise ValueError(f"an array ends after {len(data)} of {size} bytes")
+        return np.frombuffer(data, self.header.dtype).reshape(shape)
+
+
+def flat_pieces(
+    path: Path,
+    chosen: Mapping[str, Sequence[str]],
+    columns: Mapping[str, RowsOf],
+    reading: Reading,
+    progress: Progress | None,
+) -> Iterator[Piece]:
+    """Pieces of arrays that have one row for each transition, next observations among them."""
+    rows = same_rows(path, {name: column.rows for name, column in columns.items()})
+    for part, _ in slices(rows, lookahead=False):
+        where = f"{path}: from row {part.start:,}" if part.start else path
+        arrays = {name: column.read(part.stop - part.start) for name, column in columns.items()}
+        yield flat_piece(where, chosen, arrays, reading, goes_on=False)
+        if progress is not None:
+            progress(part.stop, rows)
+
+
+def _label(path: Path) -> str:
+    return f"{path.name} (npz file)"

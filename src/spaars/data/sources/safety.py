@@ -31,14 +31,24 @@ def check_dtype(where: Path | str, key: str, dtype: np.dtype) -> None:
 
 def check_size(where: Path | str, declared: Mapping[str, int]) -> None:
     """A few kilobytes can declare terabytes (never-written chunks, zip bombs)."""
-    total, limit = sum(declared.values()), memory() // 2  # casting needs as much again
-    if total > limit:
+    if not fits(declared):
         key = max(declared, key=lambda key: declared[key])
         raise DataError(
-            f"{where}: declares {total / 2**30:,.1f} GiB of arrays ('{key}' alone "
-            f"{declared[key] / 2**30:,.1f} GiB), this machine can load {limit / 2**30:,.1f} GiB. "
-            "If the file is sound, split it or use a larger machine."
+            f"{where}: declares {sum(declared.values()) / 2**30:,.1f} GiB of arrays ('{key}' alone "
+            f"{declared[key] / 2**30:,.1f} GiB), this machine can load {loadable() / 2**30:,.1f} "
+            "GiB. If the source is sound, `spaars data convert SOURCE DIRECTORY` reads it piece by "
+            "piece, and training reads the directory from the disk."
         )
+
+
+def fits(declared: Mapping[str, int]) -> bool:
+    """Whether arrays of these sizes can be loaded."""
+    return sum(declared.values()) <= loadable()
+
+
+def loadable() -> int:
+    """Bytes of arrays that are loaded; casting needs as much again."""
+    return memory() // 2
 
 
 def memory() -> int:
