@@ -47,7 +47,10 @@ def load(path: Path, reading: Reading, progress: Progress | None = None) -> Data
     """
     with hdf5.opened(regular_file(path)) as file:
         chosen, found = _found(path, file, reading)
-        check_size(path, {name: hdf5.declared(data) for name, data in found.items()})
+        sizes = {name: hdf5.declared(data) for name, data in found.items()}
+        if "next_observations" not in chosen:
+            sizes["next_observations"] = sum(sizes[name] for name in chosen["observations"])
+        check_size(path, sizes)
         arrays = {}
         for i, (name, data) in enumerate(found.items(), 1):
             arrays[name] = hdf5.read(data)

@@ -9,7 +9,7 @@ import difflib
 import importlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,24 @@ def loadable() -> int:
 
 
 def memory() -> int:
-    """Bytes of physical memory; 16 GiB where the system does not say."""
+    """Bytes of memory that could be had; 16 GiB where the system does not say."""
+    return min(_limits(), default=16 * 2**30)
+
+
+def _limits() -> Iterator[int]:
     with contextlib.suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 16 * 2**30
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        # Free, or free as soon as somebody asks for it.
+        yield 1024 * int(next(x for x in lines if x.startswith("MemAvailable:")).split()[1])
+    # What a container or a cluster's scheduler grants (cgroup v2).
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        group = Path("/sys/fs/cgroup") / next(x for x in lines if x.startswith("0::/"))[4:]
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # no limit at this level
+                yield int((folder / "memory.max").read_text())
 
 
 def missing(
