@@ -17,22 +17,29 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium
 import jax
 import numpy as np
 
 from spaars import seeding
-from spaars.algos.agent import Agent, SkillAgent
 from spaars.data import Dataset, load_dataset
-from spaars.data.dataset import ACTION_TOLERANCE
-from spaars.deploy.numpy_policy import PolicyError, flattened
-from spaars.deploy.policy import index_of, state_shapes
+from spaars.deploy.policy import index_of
 from spaars.errors import ConfigError, DataError, RunError
 from spaars.own_loop.acting import Decision, Snapshot
+from spaars.own_loop.beginning import (
+    OWN_LOOP,
+    checked_agent,
+    envelope_of,
+    learned_offline,
+    refuse_capacity,
+    refuse_large,
+    refuse_used,
+    same_dataset,
+    state_of,
+)
+from spaars.own_loop.incoming import Incoming, finite_number
 from spaars.own_loop.journal import Journal, Recorded
 from spaars.own_loop.learning import SLICE, Learning
 from spaars.own_loop.records import Acted, End, RollBack, Row, arrays_of, frozen, rows_of
-from spaars.safety.envelope import ActionEnvelope
 from spaars.tasks import get_task
 from spaars.training import checks
 from spaars.training import config as configs
@@ -40,9 +47,7 @@ from spaars.training.checkpoint import Checkpoint, collect, load_checkpoint, sav
 from spaars.training.config import TrainConfig
 from spaars.training.deployment import Trials, Verdict, abandon, after_episode
 from spaars.training.envs import Episode
-from spaars.training.logged import logged_data, logged_return
-from spaars.training.offline import OfflineLoop
-from spaars.training.population import own_buffers
+from spaars.training.logged import logged_return
 from spaars.training.provenance import git_revision
 from spaars.training.run import check_skills
 from spaars.training.run_directory import (
@@ -51,12 +56,9 @@ from spaars.training.run_directory import (
     read_config,
     write_json,
 )
-from spaars.training.trainer import OFFLINE_BLOCK, diverged, initial_state
 
 CAPACITY = 300_000
 """Transitions kept, by default."""
-OWN_LOOP = "own_loop"
-"""Section of config.json that only a learner's directory has."""
 
 
 class ActingState(NamedTuple):
@@ -96,14 +98,9 @@ class OnlineLearner:
         self._described = dict(facts)
         self.observation_dim, self.action_dim = dataset.observation_dim, dataset.action_dim
         task = get_task(config.task)
-        self._envelope = _envelope_of(config, self.action_dim)
+        self._envelope = envelope_of(config, self.action_dim)
         known = dict(facts["dataset"].get("description", {})) | facts.get("env", {})
-        layout = [(str(name), int(width)) for name, width in known.get("observations", [])]
-        self._layout = layout if sum(n for _, n in layout) == self.observation_dim else []
-        self._bounds = [
-            np.array(known.get(f"action_{side}") or [value] * self.action_dim, np.float32)
-            for side, value in (("low", -1.0), ("high", 1.0))
-        ]
+        self._incoming = Incoming(self.observation_dim, self.action_dim, known)
 
         # Learning: whoever has `_learning` may touch it, but for its `newest`.
         self._learning = threading.Lock()
@@ -160,7 +157,7 @@ class OnlineLearner:
         index = index_of(run, theirs, seed)
         checkpoint = load_checkpoint(run)
         config = dataclasses.replace(theirs, seeds=(theirs.seeds[index],))
-        agent = _checked_agent(config)
+        agent = checked_agent(config)
         if checkpoint is None or (
             "env_steps" not in checkpoint.progress
             and checkpoint.progress["phase"] < len(agent.offline_phases())
@@ -168,9 +165,9 @@ class OnlineLearner:
             raise RunError(
                 f"{run} has not finished its offline phases; `spaars resume {run}` goes on."
             )
-        dataset = _same_dataset(run, config, described)
+        dataset = same_dataset(run, config, described)
         begun = "env_steps" in checkpoint.progress
-        state = _state_of(checkpoint, theirs, dataset, index)
+        state = state_of(checkpoint, theirs, dataset, index)
         if not begun:
             state = agent.begin_online(state)
         learner = cls._begin(config, dataset, directory, state, capacity, described, str(run))
@@ -206,34 +203,20 @@ class OnlineLearner:
                 "from_dataset trains its own prior: leave out prior_from, or train with `spaars "
                 "train --online.steps 0 --prior-from RUN` and use from_run."
             )
-        agent = _checked_agent(config)
+        agent = checked_agent(config)
         given = dataset is not None
         if dataset is None:
             dataset = load_dataset(get_task(config.task), config.dataset, config.transitions)
         config = configs.resolved(config, dataset)
         agent = config.agent()
-        _refuse_used(directory)
-        _refuse_capacity(config, capacity)
-        _envelope_of(config, dataset.action_dim)
+        refuse_used(directory)
+        refuse_capacity(config, capacity)
+        refuse_large(config, dataset)
+        envelope_of(config, dataset.action_dim)
         make_directories(directory)  # now, so that a missing permission costs no compute
-        state = own_buffers(
-            initial_state(config, *dataset.observation_statistics(), dataset.action_dim)
-        )
         check_skills(config, dataset)
-        logged = logged_data(agent, config.online, dataset)
-        keys = seeding.stream(config.seeds[0], seeding.OFFLINE)[None]
-        loop = OfflineLoop(agent, logged.offline, keys, windows=logged.windows)
-        for phase in agent.offline_phases():
-            done = 0
-            while done < phase.updates:
-                block = min(OFFLINE_BLOCK, phase.updates - done)
-                state, metrics = loop.run(phase, state, done, block)
-                done += block
-                if not np.isfinite(metrics.get("q_mean", 0.0)).all():
-                    raise diverged(config.seeds[0], f"update {done} of the {phase.name} phase")
-                if on_progress is not None:
-                    on_progress(phase.name, done, phase.updates)
-        one = agent.begin_online(jax.tree.map(lambda x: x[0], state))
+        state = learned_offline(config, dataset, on_progress)
+        one = agent.begin_online(state)
         described = describe_run(config, dataset, git_revision(), {})
         learner = cls._begin(config, dataset, directory, one, capacity, described, None, given)
         learner.save()
@@ -262,8 +245,8 @@ class OnlineLearner:
                 f"{directory} was left before its first save. Remove it and begin anew with "
                 "OnlineLearner.from_run or from_dataset."
             )
-        dataset = _same_dataset(directory, config, described, dataset)
-        state = _state_of(checkpoint, config, dataset, 0)
+        dataset = same_dataset(directory, config, described, dataset)
+        state = state_of(checkpoint, config, dataset, 0)
         learner = cls(config, dataset, directory, state, described)
         learner._restore(checkpoint)
         learner._replay_journal()
@@ -281,8 +264,9 @@ class OnlineLearner:
         run: str | None,
         given: bool = False,
     ) -> "OnlineLearner":
-        _refuse_used(directory)
-        _refuse_capacity(config, capacity)
+        refuse_used(directory)
+        refuse_capacity(config, capacity)
+        refuse_large(config, dataset)
         facts = {
             **{name: described[name] for name in described if name != OWN_LOOP},
             "config": configs.to_json(config),
@@ -332,13 +316,11 @@ class OnlineLearner:
 
     def to_robot(self, action: Any) -> np.ndarray:
         """An action in [-1, 1] in the robot's units, where the data or the env told its bounds."""
-        low, high = self._bounds
-        return low + (np.asarray(action, np.float32) + 1.0) * 0.5 * (high - low)
+        return self._incoming.to_robot(action)
 
     def from_robot(self, action: Any) -> np.ndarray:
         """The inverse of `to_robot`, for what was executed."""
-        low, high = self._bounds
-        return 2.0 * (np.asarray(action, np.float32) - low) / (high - low) - np.float32(1.0)
+        return self._incoming.from_robot(action)
 
     # ------------------------------------------------------------------ acting
 
@@ -360,7 +342,7 @@ class OnlineLearner:
                     "observed. Call observe(acted, ...) first; if its outcome is unknown, "
                     "end_episode() cuts the episode there."
                 )
-            seen = self._vector(observation, "observation")
+            seen = self._incoming.observation(observation, "observation")
             if self._expected is not None and not np.array_equal(seen, self._expected):
                 i = int(np.argmax(seen != self._expected))
                 raise RunError(
@@ -440,9 +422,11 @@ class OnlineLearner:
         """
         with self._acting:
             self._check_pairing(acted)
-            row = self._row(acted, executed, reward, next_observation, terminated, truncated)
+            row = self._incoming.row(
+                acted, executed, reward, next_observation, terminated, truncated
+            )
             if cost is not None:
-                new = [[self._steps + 1, _number(cost, "cost")]]
+                new = [[self._steps + 1, finite_number(cost, "cost")]]
             elif self.config.safety.budget.cost is not None:
                 raise DataError("--safety.budget.cost counts costs: give every step's `cost`.")
             else:
@@ -500,66 +484,6 @@ class OnlineLearner:
             f"{what} is not the last one, which is of step {pending.step}, episode "
             f"{pending.episode}. Observe that one; if its outcome is unknown, end_episode()."
         )
-
-    def _row(
-        self,
-        acted: Acted,
-        executed: Any,
-        reward: Any,
-        next_observation: Any,
-        terminated: Any,
-        truncated: Any,
-    ) -> Row:
-        done = _floats(executed, "executed")
-        if done.shape != (self.action_dim,):
-            raise DataError(
-                f"executed must be an action of {self.action_dim} numbers, got shape {done.shape}."
-            )
-        if not np.isfinite(done).all() or (np.abs(done) > 1.0 + ACTION_TOLERANCE).any():
-            i = int(np.argmax(~(np.abs(done) <= 1.0 + ACTION_TOLERANCE)))
-            raise DataError(
-                f"executed has {done[i]:g} in dimension {i}, outside [-1, 1]. Actions in the "
-                "robot's units are scaled by learner.from_robot."
-            )
-        for name, flag in (("terminated", terminated), ("truncated", truncated)):
-            if not isinstance(flag, (bool, np.bool_)):
-                raise DataError(f"{name} must be True or False, got {flag!r}.")
-        return Row(
-            acted.observation,
-            frozen(np.clip(done, -1.0, 1.0)),
-            _number(reward, "reward"),
-            frozen(self._vector(next_observation, "next_observation")),
-            bool(terminated),
-            acted.skill,
-            float(bool(acted.gate)),
-            float(bool(acted.raw)),
-        )
-
-    def _vector(self, observation: Any, name: str) -> np.ndarray:
-        """A float32 copy (obs,). Raises DataError where it cannot be one."""
-        if isinstance(observation, Mapping):
-            if not self._layout:
-                raise DataError(
-                    f"{name} is a mapping, but the training data named no parts. Give a vector of "
-                    f"{self.observation_dim} numbers."
-                )
-            try:
-                observation = flattened(observation, self._layout)
-            except PolicyError as error:
-                raise DataError(f"{name}: {error}") from error
-        vector = _floats(observation, name)
-        if vector.shape != (self.observation_dim,):
-            raise DataError(
-                f"{name} must be a vector of {self.observation_dim} numbers, got shape "
-                f"{vector.shape}."
-            )
-        if not np.isfinite(vector).all():
-            i = int(np.argmax(~np.isfinite(vector)))
-            raise DataError(
-                f"{name} has {vector[i]} in dimension {i}. Read the sensor again, or cut the "
-                "episode with end_episode()."
-            )
-        return vector
 
     def _refuse_broken_skill(self, row: Row) -> None:
         """What was left of a skill is not learned from, and a terminal state must be."""
@@ -853,82 +777,3 @@ class OnlineLearner:
 
 def _with_seeds(x: Any, seeds: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype)
-
-
-def _state_of(checkpoint: Checkpoint, config: TrainConfig, dataset: Dataset, index: int) -> Any:
-    """One seed's state."""
-    like = state_shapes(config, dataset.observation_dim, dataset.action_dim)
-    return jax.tree.map(lambda x: x[index], checkpoint.tree("state", like))
-
-
-def _refuse_capacity(config: TrainConfig, capacity: int) -> None:
-    agent = config.agent()
-    block = agent.skill_length if isinstance(agent, SkillAgent) else 1
-    least = -(-config.online.chunk // block) * block
-    if capacity < least or capacity % block:
-        skills = f" and be a multiple of a skill's {block} steps" if block > 1 else ""
-        raise ConfigError(f"capacity must be at least {least}{skills}, got {capacity}.")
-
-
-def _envelope_of(config: TrainConfig, action_dim: int) -> ActionEnvelope:
-    """Of actions in [-1, 1], as every task's env has them (`spaars.tasks.registry`)."""
-    return config.safety.envelope(gymnasium.spaces.Box(-1.0, 1.0, (action_dim,), np.float32))
-
-
-def _number(value: Any, name: str) -> float:
-    """As float32 holds it. Raises DataError where it cannot."""
-    try:
-        with np.errstate(over="ignore"):
-            number = float(np.float32(value)) if np.ndim(value) == 0 else np.nan
-    except (TypeError, ValueError):
-        number = np.nan
-    if not np.isfinite(number):
-        raise DataError(f"{name} must be a finite number, got {value!r}.")
-    return number
-
-
-def _floats(values: Any, name: str) -> np.ndarray:
-    """A float32 copy. Raises DataError where it cannot be one."""
-    try:
-        with np.errstate(over="ignore"):
-            return np.array(values, np.float32)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name} must be numbers ({error}).") from error
-
-
-def _checked_agent(config: TrainConfig) -> Agent:
-    if config.method == "bc":
-        raise ConfigError(
-            "--method bc learns from the logged data only; use spaars.load_policy to act with it."
-        )
-    return config.agent()
-
-
-def _refuse_used(directory: Path) -> None:
-    if (directory / "config.json").exists():
-        raise RunError(
-            f"{directory} holds a learner or a run. Go on with it by OnlineLearner.load, or choose "
-            "another directory."
-        )
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise RunError(f"{directory} exists and is not empty. Choose another directory.")
-
-
-def _same_dataset(
-    directory: Path, config: TrainConfig, described: dict[str, Any], dataset: Dataset | None = None
-) -> Dataset:
-    """The dataset that the run or learner began with, by its content."""
-    if dataset is None:
-        if described.get(OWN_LOOP, {}).get("given"):
-            raise RunError(
-                f"{directory} was begun with a Dataset from Python: give the same one to "
-                "OnlineLearner.load(directory, dataset)."
-            )
-        dataset = load_dataset(get_task(config.task), config.dataset, config.transitions)
-    if dataset.sha256 != described["dataset"]["sha256"]:
-        raise RunError(
-            f"{directory}: the dataset has changed since it was begun (sha256 "
-            f"{dataset.sha256[:12]}, was {described['dataset']['sha256'][:12]}). Bring the old one "
-            "back, or begin anew."
-        )
-    return dataset
