@@ -62,6 +62,16 @@ def test_a_point_is_what_metrics_say(tmp_path: Path) -> None:
     assert wider.lowest == 1.0
 
 
+def test_what_is_measured_after_the_gate_opened_at_the_same_step_is_after(tmp_path: Path) -> None:
+    """A periodic evaluation may fall on the hand-over's step."""
+    run = write_run(tmp_path / "a")
+    periodic = {"kind": "evaluation", "step": 8_000, "seed": 3, "label": "periodic"}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(periodic | {"score": 77.0, "newest_score": 30.0}) + "\n")
+    ((point,), _) = handover_points([load_run(run)], 10_000)
+    assert (point.before, point.lowest, point.evaluations) == (50.0, 30.0, 3)
+
+
 def test_a_gain_is_no_dip_and_what_gives_no_point_says_why(tmp_path: Path) -> None:
     runs = [
         write_run(tmp_path / "gain", lowest=70.0),

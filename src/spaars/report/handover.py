@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from spaars.report.groups import run_names
-from spaars.report.records import Record, Run, handover_steps, number, select, series
+from spaars.report.records import Record, Run, handover_steps, number, select
 
 EVIDENCE = ("cloning_error", "handover_bound", "value")
 
@@ -68,9 +68,14 @@ def _point(run: Run, name: str, seed: int, window: int) -> HandoverPoint | str:
     error, bound, value = (float(v) for v in whole[-1] if v is not None)
     if value == 0.0:
         return "its mean value is 0; the bound has no share of that."
-    newest = series(records, "evaluation", seed, "newest_score")
-    before = [v for s, v in zip(*newest, strict=True) if s == step]
-    after = [v for s, v in zip(*newest, strict=True) if step < s <= step + window]
+    newest = [
+        (line["step"], score)
+        for line in select(records, "evaluation", seed=seed)
+        if line["step"] >= step and (score := number(line.get("newest_score"))) is not None
+    ]
+    # At one step the first is from before the gate was armed, a periodic one from after it.
+    before = [score for at, score in newest[:1] if at == step]
+    after = [score for at, score in newest[1:] if at <= step + window]
     if not before:
         return (
             "the newest policy was not evaluated at the hand-over (an older version evaluated only "
