@@ -33,9 +33,9 @@ def fails(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
 
 
 @pytest.mark.parametrize("write", [write_episodes, write_minari, write_lerobot])
-@pytest.mark.parametrize("suffix", ["npz", "hdf5"])
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5", ""])
 def test_convert_says_what_it_did(write, suffix, capsys, tmp_path: Path) -> None:
-    source, out = write(tmp_path / "logs"), tmp_path / f"out.{suffix}"
+    source, out = write(tmp_path / "logs"), tmp_path / f"out{suffix}"
     said = run(capsys, "data", "convert", source, out)
     converted = load_file(out)
     with warnings.catch_warnings():
@@ -97,7 +97,7 @@ def test_nothing_is_overwritten_or_half_written(capsys, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits file sizes the Linux way")
-@pytest.mark.parametrize("suffix", ["npz", "hdf5"])
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5", ""])
 def test_full_disk(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from test_bad_input import run_limited
 
@@ -114,7 +114,7 @@ def test_full_disk(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     out = tmp_path / "out"
     out.mkdir()
-    argv = ["data", "convert", str(source), str(out / f"log.{suffix}")]
+    argv = ["data", "convert", str(source), str(out / f"log{suffix}")]
     result = run_limited(setup, argv, tmp_path / "home")
     assert result.returncode == 2, result.stderr
     assert "File too large" in result.stderr

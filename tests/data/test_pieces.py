@@ -182,6 +182,8 @@ def test_foreign_arrays_beyond_memory_are_converted_first(tmp_path, small_pieces
         load_file(folder)
     assert is_mapped(convert(folder, tmp_path / "ours").observations)
     np.save(folder / "observations.npy", np.asfortranarray(data.observations))
+    with pytest.raises(DataError, match="plain float32 and bool arrays"):
+        load_file(folder)
     with pytest.raises(DataError, match="Fortran order"):
         convert(folder, tmp_path / "again")
 
@@ -233,7 +235,7 @@ def test_destinations_without_a_suffix(tmp_path):
         check_destination(tmp_path / "ours", overwrite=False)
     check_destination(tmp_path / "ours", overwrite=True)
     (tmp_path / "home").mkdir()
-    with pytest.raises(ConfigError, match="no dataset of ours"):
+    with pytest.raises(ConfigError, match=r"no directory of \.npy files"):
         check_destination(tmp_path / "home", overwrite=True)
 
 

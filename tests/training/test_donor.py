@@ -101,6 +101,7 @@ def test_an_unfinished_prior_is_refused(dataset, tmp_path, point_task):
         train(config(dataset, prior_from=tmp_path / "nowhere"), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_skill_prior_goes_to_either_skill_method(dataset, tmp_path, point_task):
     """It lies in another place of the state."""
     skills = {"opal": {"updates": 10, "hidden": (8,), "recurrent": 4, "skill_length": 4}}

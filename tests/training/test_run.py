@@ -251,7 +251,7 @@ def test_policy_of_a_run(reference: Run) -> None:
         load_policy(reference.path, seed=7)
 
 
-@pytest.mark.parametrize("rule", ["never", "always"])
+@pytest.mark.parametrize("rule", ["never", pytest.param("always", marks=pytest.mark.slow)])
 def test_gate_rules_run_through(rule: str, dataset: Path, tmp_path: Path) -> None:
     config = toy_run.config(
         dataset, gate={"rule": rule}, online={"steps": 500}, offline={"updates": 250}
@@ -297,8 +297,8 @@ TASK = {"supe": "point-on", "spaars-supe": "point-on"}
 @pytest.mark.usefixtures("point_task")
 @pytest.mark.parametrize(
     "method",
-    # What supe does, spaars-supe does, too.
-    [pytest.param(m, marks=pytest.mark.slow) if m == "supe" else m for m in SMALL],
+    # What these do, spaars-supe and rlpd do, too.
+    [pytest.param(m, marks=pytest.mark.slow) if m in ("supe", "sac") else m for m in SMALL],
 )
 def test_every_peer_stops_and_goes_on_with_the_same_bits(
     method: str, dataset: Path, tmp_path: Path

@@ -41,12 +41,18 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:  # Ctrl-C too must leave nothing behind
         with suppress(OSError):
             temporary.unlink()
-        # write() names no file, open() and replace() name the temporary one.
-        if isinstance(error, OSError) and error.errno is not None:  # noqa: SIM102
-            if error.filename in (None, str(temporary)):
-                error.filename = str(path)
+        if isinstance(error, OSError):
+            _name(error, path, temporary)
         raise
     _sync_directory(path.parent)
+
+
+def _name(error: OSError, path: Path, temporary: Path) -> None:
+    """write() names no file, open() and replace() name the temporary one, or one in it."""
+    if error.errno is None:
+        return
+    if error.filename is None or str(error.filename).startswith(str(temporary)):
+        error.filename = str(path)
 
 
 @contextmanager
@@ -68,6 +74,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(temporary, path)
+    except OSError as error:
+        _name(error, path, temporary)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync_directory(path.parent)

@@ -23,7 +23,7 @@ from spaars.data.sources.assemble import (
     gather,
     stored_description,
 )
-from spaars.data.sources.npz import DAMAGE, NAMES, RowsOf, flat_pieces
+from spaars.data.sources.npz import DAMAGE, NAMES, RowsOf, flat_pieces, read_header
 from spaars.data.sources.reading import Progress, Reading
 from spaars.data.sources.safety import files_in, fits, one_line
 from spaars.errors import DataError
@@ -48,7 +48,7 @@ def load(path: Path, reading: Reading, progress: Progress | None = None) -> Data
     with _refused(path):
         for i, (name, file) in enumerate(wanted.items(), 1):
             with file.open("rb") as handle:
-                RowsOf(path, name, handle)  # checks the header
+                read_header(path, name, handle)
             arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
             if progress is not None:
                 progress(i, len(wanted))
@@ -101,7 +101,8 @@ def _check_mappable(
     plain = reading.rewards == "recorded" and not reading.action_low
     for ours, names in chosen.items():
         dtype = np.bool_ if ours in FLAGS else np.float32
-        plain &= len(names) == 1 and arrays[names[0]].dtype == dtype
+        stored = arrays[names[0]]
+        plain &= len(names) == 1 and stored.dtype == dtype and stored.flags.c_contiguous
     if not plain:
         raise DataError(
             f"{path}: is larger than what this machine can load, and can be read from the disk "

@@ -28,7 +28,9 @@ def check_destination(path: Path, overwrite: bool) -> None:
     there."""
     if not path.suffix:
         if path.exists() and not npy.claims(path):
-            raise ConfigError(f"{path} exists and is no dataset of ours. Choose another name.")
+            raise ConfigError(
+                f"{path} exists and is no directory of .npy files. Choose another name."
+            )
     elif path.suffix.lower() not in SUFFIXES:
         raise ConfigError(
             f"{path}: the name must end in {', '.join(SUFFIXES)}, or have no suffix for a "
