@@ -217,13 +217,7 @@ def checked(
             if name in FLAGS
             else _finite(array, f"{where}: '{key}'")
         )
-    rows = {keys.get(name, name): len(array) for name, array in done.items()}
-    if len(set(rows.values())) > 1:
-        counts = ", ".join(f"'{key}' {n}" for key, n in rows.items())
-        raise DataError(
-            f"{where}: arrays have different numbers of rows ({counts}). "
-            "Row i of each must belong to transition i; cut or complete them."
-        )
+    same_rows(where, {keys.get(name, name): len(array) for name, array in done.items()})
     if "next_observations" in done:
         widths = [done[name].shape[1] for name in ("observations", "next_observations")]
         if widths[0] != widths[1]:
@@ -234,6 +228,17 @@ def checked(
             )
     done["actions"] = _bounded(done["actions"], f"{where}: '{keys.get('actions', 'actions')}'")
     return done
+
+
+def same_rows(where: Any, rows: Mapping[str, int]) -> int:
+    """The number of rows that columns have in common."""
+    if len(set(rows.values())) > 1:
+        counts = ", ".join(f"'{key}' {n}" for key, n in rows.items())
+        raise DataError(
+            f"{where}: arrays have different numbers of rows ({counts}). "
+            "Row i of each must belong to transition i; cut or complete them."
+        )
+    return next(iter(rows.values()))
 
 
 def _numeric(loose: Any, dimensions: int, what: str) -> np.ndarray:

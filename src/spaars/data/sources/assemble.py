@@ -301,17 +301,6 @@ def flat_piece(
     return Piece(gathered, arrays)
 
 
-def same_rows(where: Path | str, rows: Mapping[str, int]) -> int:
-    """The number of rows that columns have in common."""
-    if len(set(rows.values())) > 1:
-        counts = ", ".join(f"'{key}' {n}" for key, n in rows.items())
-        raise DataError(
-            f"{where}: arrays have different numbers of rows ({counts}). "
-            "Row i of each must belong to transition i; cut or complete them."
-        )
-    return next(iter(rows.values()))
-
-
 def build(
     label: str,
     columns: Columns,

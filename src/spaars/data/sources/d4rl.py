@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from spaars.data.dataset import Dataset
+from spaars.data.dataset import Dataset, same_rows
 from spaars.data.sources import hdf5
 from spaars.data.sources.assemble import (
     DESCRIPTION,
@@ -18,7 +18,6 @@ from spaars.data.sources.assemble import (
     flat_piece,
     follow,
     gather,
-    same_rows,
     slices,
     stored_description,
 )

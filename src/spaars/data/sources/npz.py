@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spaars.data.dataset import Dataset
+from spaars.data.dataset import Dataset, same_rows
 from spaars.data.memory import aligned
 from spaars.data.sources.assemble import (
     DESCRIPTION,
@@ -24,7 +24,6 @@ from spaars.data.sources.assemble import (
     completed,
     flat_piece,
     gather,
-    same_rows,
     slices,
     stored_description,
 )
