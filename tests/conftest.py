@@ -3,8 +3,13 @@
 This file is imported before anything of `spaars`, so that the hook sees every module.
 """
 
+import os
 import tempfile
 from typing import get_args, get_origin
+
+# Toy networks take longer to compile than to run. Processes that tests start inherit it, so that
+# they compute the same bits.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import optax
