@@ -21,7 +21,10 @@ from spaars.report.safety_table import COLUMNS, not_best, safety_table, shown
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 SUITES = ("locomotion", "kitchen", "locomotion-three-steps", "locomotion-quick", "ablations")
-"""In the order of the tables. What else lies in results/ are single runs, compared with nothing."""
+"""In the order of the tables."""
+EXPERIMENTS = ("handover",)
+"""Runs that a page of docs/ evaluates. What else lies in results/ are single runs, compared with
+nothing."""
 THRESHOLD = 90.0
 PEERS = ("spaars", "rlpd", "iql", "sac")
 """Whose safety is compared; docs/safety.md says which of them are missing."""

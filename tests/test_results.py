@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from spaars.report import load_run
+from spaars.report.handover import handover_points
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -30,8 +31,27 @@ def rows(path: Path, first: str) -> list[list[str]]:
 SINGLE = rows(RESULTS / "README.md", "`(?:before-deployment|single)/")
 
 
+def test_the_handovers_are_those_of_the_page() -> None:
+    runs = [load_run(run) for run in results.runs_of("handover")]
+    points, left_out = handover_points(runs, 1)
+    assert (len(points), left_out) == (8, [])
+    page = (RESULTS.parent / "docs" / "theory.md").read_text()
+    for weight in {point.cloning_weight for point in points}:
+        ours = sorted((p for p in points if p.cloning_weight == weight), key=lambda p: p.seed)
+        name = "1 (default)" if weight == 1.0 else f"{weight:g}"
+        cells = [
+            name,
+            ", ".join(f"{p.cloning_error:.3f}" for p in ours),
+            ", ".join(f"{p.bound:.0%}" for p in ours),
+            ", ".join(f"{p.lowest:.1f}" for p in ours),
+            ", ".join(f"{p.dip:.0%}" for p in ours),
+        ]
+        assert f"| {' | '.join(cells)} |" in page
+        assert all(p.dip < p.bound for p in ours)
+
+
 def test_every_single_run_is_in_the_table() -> None:
-    suites = {RESULTS / suite for suite in results.SUITES}
+    suites = {RESULTS / suite for suite in results.SUITES + results.EXPERIMENTS}
     names = {str(r.relative_to(RESULTS)) for r in RUNS if suites.isdisjoint(r.parents)}
     assert {row[0] for row in SINGLE} == names
 

@@ -53,7 +53,9 @@ def test_a_killed_example_loses_no_finished_episode(learner, tmp_path):
     assert process.returncode == -signal.SIGKILL
 
     found = OnlineLearner.load(learner.directory)
-    assert found.episodes >= len(told) == max(told) + 1
+    # Two threads print, so a line of one may begin in the middle of the other's and not be told.
+    assert found.episodes > max(told)
+    assert len(told) >= 5
     for number, total in told.items():
         rewards = found._journal.read(number).arrays["rewards"]
         assert abs(float(rewards.sum()) - total) < 1e-2
