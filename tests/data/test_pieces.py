@@ -1,5 +1,6 @@
 """Sources that are read piece by piece, and datasets that stay on the disk."""
 
+import shutil
 import tempfile
 import warnings
 from collections import namedtuple
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import toy
 from make_sources import write_episodes, write_lerobot, write_minari
 from spaars.data import Dataset, inspect, load_file
 from spaars.data import memory as blocks_of
@@ -32,6 +34,9 @@ from spaars.data.sources import (
     write,
 )
 from spaars.errors import ConfigError, DataError
+from spaars.training.checkpoint import load_checkpoint
+from spaars.training.config import preset_config
+from spaars.training.run import train
 from toy import point_dataset
 
 
@@ -161,6 +166,23 @@ def test_what_is_larger_than_the_memory_is_converted_and_mapped(
             uploaded = jnp.asarray(array, jnp.float32)
             assert uploaded.unsafe_buffer_pointer() == array.ctypes.data
         assert not mapped.observations.flags.writeable
+
+
+def test_training_from_the_disk_is_training_from_memory(tmp_path, monkeypatch, point_task):
+    data = toy.point_file(tmp_path / "point.npz")
+    save_pieces(open_source(data), Reading(), tmp_path / "point")
+    bc = {"updates": 20, "hidden": (8,)}
+    states = []
+    for source in (data, tmp_path / "point"):
+        if source.is_dir():
+            monkeypatch.setattr(safety, "memory", lambda: 2 * 2_000)
+            assert is_mapped(load_file(source).observations)
+        run = train(preset_config("point", "bc", "smoke", dataset=source, bc=bc), tmp_path / "run")
+        states.append(load_checkpoint(run.path).arrays)
+        shutil.rmtree(run.path)
+    assert states[0].keys() == states[1].keys()
+    for name, array in states[0].items():
+        np.testing.assert_array_equal(array, states[1][name], name)
 
 
 def test_what_fits_is_read_into_memory(tmp_path):

@@ -69,10 +69,9 @@ def run(argv: list[str]) -> int:
         with progress_bar(console, "converting") as progress:
             save_pieces(open_source(args.source, reading, progress), reading, args.destination)
         dataset = load_with_bar(console, str(args.destination), Reading())
-    origin = dataset.description.source
     ends = f"{int(dataset.terminated.sum()):,} terminated, {int(dataset.truncated.sum()):,} cut"
     facts = {
-        "from": origin,
+        "from": dataset.description.source,
         "wrote": str(args.destination),
         "rows": f"{len(dataset):,}",
         "episodes": f"{len(dataset.episodes()):,} ({ends})",

@@ -194,16 +194,13 @@ class RowsOf:
                 "piece by piece. Write it with numpy.ascontiguousarray."
             )
         self.rows = shape[0] if shape else 1
-        check_size(path, {key: min(self.rows, PIECE) * math.prod(shape[1:]) * self._item})
-
-    @property
-    def _item(self) -> int:
-        return self.header.dtype.itemsize
+        self._row_size = math.prod(shape[1:]) * self.header.dtype.itemsize
+        check_size(path, {key: min(self.rows, PIECE) * self._row_size})
 
     def read(self, rows: int) -> np.ndarray:
         """The next rows; a scalar for a scalar."""
         shape = (rows, *self.header.shape[1:]) if self.header.shape else ()
-        size = math.prod(shape) * self._item
+        size = rows * self._row_size
         data = self.file.read(size)
         if len(data) != size:
             raise ValueError(f"an array ends after {len(data)} of {size} bytes")

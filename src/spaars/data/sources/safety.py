@@ -37,7 +37,8 @@ def check_size(where: Path | str, declared: Mapping[str, int]) -> None:
             f"{where}: declares {sum(declared.values()) / 2**30:,.1f} GiB of arrays ('{key}' alone "
             f"{declared[key] / 2**30:,.1f} GiB), this machine can load {loadable() / 2**30:,.1f} "
             "GiB. If the source is sound, `spaars data convert SOURCE DIRECTORY` reads it piece by "
-            "piece, and training reads the directory from the disk."
+            "piece (an episode or a compressed chunk must fit), and training reads the directory "
+            "from the disk."
         )
 
 
