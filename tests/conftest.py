@@ -3,13 +3,18 @@
 This file is imported before anything of `spaars`, so that the hook sees every module.
 """
 
+import atexit
 import os
+import shutil
 import tempfile
 from typing import get_args, get_origin
 
-# Toy networks take longer to compile than to run. Processes that tests start inherit it, so that
-# they compute the same bits.
+# Toy networks take longer to compile than to run. Processes that tests start inherit this, so that
+# they compute the same bits and compile nothing twice. Each worker has a cache of its own: JAX
+# does not write an entry in one step, and another worker would read half of it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="spaars-xla-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import optax
@@ -33,10 +38,7 @@ def _loosened(hint):
 
 
 install_import_hook("spaars", "conftest.typechecked")
-# What a test trains, interrupts and resumes is compiled once, not three times.
-_cache = tempfile.TemporaryDirectory()
-jax.config.update("jax_compilation_cache_dir", _cache.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Rank promotion stays allowed: layers that act on whole batches add a bias (n,) to (*batch, n).
 

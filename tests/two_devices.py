@@ -21,7 +21,7 @@ AGENT = SAC(SACConfig(hidden=(), batch_size=16))
 
 def train(seeds, mapping, sharding=None):
     """State (S, ...) and ring after three chunks."""
-    keys = jnp.stack([seeding.stream(seed, seeding.INIT) for seed in seeds])
+    keys = seeding.streams(seeds, seeding.INIT)
     state = jax.vmap(lambda key: AGENT.init(key, jnp.zeros(4), jnp.ones(4), 2))(keys)
     if sharding is not None:
         state = jax.device_put(state, sharding)

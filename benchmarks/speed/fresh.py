@@ -27,7 +27,6 @@ def since_start() -> float:
 
 def first_update() -> Record:
     """The main job up to its first updates: of the prior, of the offline start, online."""
-    import jax.numpy as jnp
 
     from benchmarks.speed import work
     from spaars import seeding
@@ -37,7 +36,7 @@ def first_update() -> Record:
     config = work.config_of("spaars", online={"chunk": 1, "utd": 1})
     data = work.Data.make(10_000)
     loop = work.online_loop(config, data, ring=1_000, env=work.hopper)
-    keys = jnp.stack([seeding.stream(seed, seeding.OFFLINE) for seed in config.seeds])
+    keys = seeding.streams(config.seeds, seeding.OFFLINE)
     offline = OfflineLoop(loop.agent, data.offline, keys)
     state = work.state_of(config, data)
     for phase in loop.agent.offline_phases():

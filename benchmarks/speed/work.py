@@ -152,7 +152,7 @@ def offline_updates(
     """A phase of a method on the logged data; `block` updates a call, as the trainer's blocks."""
     agent = config.agent()
     (phase,) = (p for p in agent.offline_phases() if p.name == phase_name)
-    keys = jnp.stack([seeding.stream(seed, seeding.OFFLINE) for seed in config.seeds])
+    keys = seeding.streams(config.seeds, seeding.OFFLINE)
     loop = OfflineLoop(agent, data.offline, keys, windows=data.windows)
     held = [state_of(config, data)]
 

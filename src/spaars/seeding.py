@@ -4,9 +4,12 @@ One integer seed names everything a run draws. Streams are kept apart by purpose
 evaluation episodes are other episodes than training's, whatever the seed.
 """
 
+from collections.abc import Sequence
+
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray
 
 # Never renumber: the numbers are part of every published result.
 TRAIN_EPISODE, EVAL_EPISODE, BEHAVIOUR_EPISODE, DEMONSTRATION = 1, 2, 3, 4
@@ -22,6 +25,11 @@ def episode_seed(purpose: int, seed: int, index: int) -> int:
 def stream(seed: int, purpose: int) -> PRNGKeyArray:
     """The JAX key of a purpose; fold the step counter into it, never split it as state."""
     return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+def streams(seeds: Sequence[int], purpose: int) -> Key[Array, " seeds"]:
+    """Their keys, (S,)."""
+    return jnp.stack([stream(seed, purpose) for seed in seeds])
 
 
 def generator(seed: int, purpose: int, step: int) -> np.random.Generator:

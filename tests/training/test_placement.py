@@ -108,7 +108,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("agent", [Watcher(), SkilledWatcher()], ids=["rows", "windows"])
 def test_offline_batches_are_the_same_from_the_host(agent):
-    keys = jnp.stack([seeding.stream(seed, seeding.OFFLINE) for seed in SEEDS])
+    keys = seeding.streams(SEEDS, seeding.OFFLINE)
     windows = jnp.asarray(window_rows(STARTS, ENDS, 4), jnp.int32)
     (phase,) = agent.offline_phases()
     shape = (agent.batch_size,) + ((agent.window,) if agent.window else ())

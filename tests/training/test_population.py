@@ -37,12 +37,12 @@ def offline():
 
 
 def fresh(agent, seeds):
-    keys = jnp.stack([seeding.stream(seed, seeding.INIT) for seed in seeds])
+    keys = seeding.streams(seeds, seeding.INIT)
     return jax.vmap(lambda key: agent.init(key, jnp.zeros(4), jnp.ones(4), 2))(keys)
 
 
 def run_offline(offline, seeds, mapping, blocks):
-    keys = jnp.stack([seeding.stream(seed, seeding.OFFLINE) for seed in seeds])
+    keys = seeding.streams(seeds, seeding.OFFLINE)
     loop = OfflineLoop(SPAARS, offline, keys, mapping)
     state, done = own_buffers(fresh(SPAARS, seeds)), 0
     for updates in blocks:

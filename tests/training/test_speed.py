@@ -55,7 +55,7 @@ def loops(method):
     )
     starts = start_rows(*data.episode_bounds(), config.online.start_steps)
     state = own_buffers(initial_state(config, *data.observation_statistics(), data.action_dim))
-    keys = jnp.stack([seeding.stream(seed, seeding.OFFLINE) for seed in SEEDS])
+    keys = seeding.streams(SEEDS, seeding.OFFLINE)
     online_loop = OnlineLoop(
         agent,
         state,

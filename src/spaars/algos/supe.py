@@ -21,7 +21,7 @@ from spaars.algos.sac import SAC, Easing, SACConfig, SACState
 from spaars.data.replay import Batch, Normaliser
 from spaars.nn import MLP, Learner, Metrics, TanhGaussianPolicy, descend
 from spaars.nn.distributions import MAX_SQUASHED
-from spaars.priors.opal import OPAL, OpalConfig, SkillDecoder, opal_loss
+from spaars.priors.opal import OPAL, OpalConfig, SkillDecoder, column_mask, opal_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,16 @@ class Supe:
         p, c = self.prior, self.supe
         keys = jax.random.split(key, 6)
         dim, k = observation_mean.shape[0], p.latent_dim
-        opal = OPAL(dim, action_dim, k, p.skill_length, p.hidden, p.recurrent, key=keys[0])
+        opal = OPAL(
+            dim,
+            action_dim,
+            k,
+            p.skill_length,
+            p.hidden,
+            p.recurrent,
+            key=keys[0],
+            decoder_columns=p.decoder_columns,
+        )
         models = [
             Learner.create(MLP(dim + k, 1, c.hidden, key=key), self.model_optimizer)
             for key in keys[4:]
@@ -199,6 +208,7 @@ class Supe:
             windows.actions,
             noise,
             self.prior.kl_weight,
+            column_mask(windows.observations.shape[-1], self.prior.decoder_columns),
         )
         return state._replace(prior=prior), metrics
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import secrets
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from spaars.data.memory import aligned_empty
 
 
 def cache_dir() -> Path:
@@ -106,6 +109,7 @@ SAFETENSORS = {
     "float64": "F64",
 }
 """What the format calls dtypes."""
+_DTYPES = {name: dtype for dtype, name in SAFETENSORS.items()}
 
 
 def write_safetensors(
@@ -129,3 +133,35 @@ def write_safetensors(
     file.write(len(encoded).to_bytes(8, "little") + encoded)
     for name in order:
         file.write(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and arrays of a file that `write_safetensors` or the library wrote.
+
+    Each array is read to where JAX can take it over (`spaars.data.memory`). The library maps the
+    file and copies from there, which is each array three times.
+
+    Raises ValueError if the file is none, or not whole.
+    """
+    with path.open("rb") as file:
+        begin = int.from_bytes(file.read(8), "little") + 8
+        size = os.fstat(file.fileno()).st_size
+        if not 8 < begin <= size:
+            raise ValueError("it has no safetensors header")
+        header = json.loads(file.read(begin - 8))
+        if not isinstance(header, dict):
+            raise ValueError("it has no safetensors header")
+        metadata = dict(header.pop("__metadata__", {}))
+        arrays = {}
+        for name, entry in header.items():
+            dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+            start, stop = entry["data_offsets"]
+            stored = math.prod(shape) * dtype.itemsize
+            if not 0 <= start <= stop <= size - begin or stop - start != stored:
+                raise ValueError(f"'{name}' is not where its header says")
+            array = aligned_empty(shape, dtype)
+            file.seek(begin + start)
+            if file.readinto(array.reshape(-1).view(np.uint8).data) != stored:
+                raise ValueError(f"'{name}' is cut off")
+            arrays[name] = array
+    return metadata, arrays

@@ -1,6 +1,8 @@
 """Memory that JAX on a CPU takes over as it is, so that a dataset is there once and not twice."""
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -10,13 +12,19 @@ BLOCK = 65_536
 """Rows that are looked at at a time: a dataset may be larger than the memory."""
 
 
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Memory that JAX can take over."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % ALIGNMENT
+    return memory[first : first + size].view(dtype).reshape(shape)
+
+
 def aligned(array: np.ndarray) -> np.ndarray:
     """`array` itself if JAX can take it over, else a copy that it can."""
     if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
         return array
-    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    first = -memory.ctypes.data % ALIGNMENT
-    copy = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy = aligned_empty(array.shape, array.dtype)
     copy[...] = array
     return copy
 

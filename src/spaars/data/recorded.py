@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from spaars.data.behaviour import BehaviourPolicy, RecordedEpisode, record
 from spaars.data.dataset import DIMENSIONS, Dataset
-from spaars.data.files import atomic_write, cache_dir
-from spaars.data.memory import aligned
+from spaars.data.files import atomic_write, cache_dir, read_safetensors, write_safetensors
 from spaars.data.processes import usable_cores
 from spaars.errors import DataError
 from spaars.tasks import Task
@@ -56,7 +53,7 @@ def recorded_dataset(
     if path.exists():
         try:
             return _read(path, label)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, DataError) as error:
+        except (OSError, KeyError, TypeError, ValueError, DataError) as error:
             warnings.warn(f"{path} is damaged ({error}): recording it again.", stacklevel=2)
     policy = BehaviourPolicy.load(file)
     _check_policy(policy, task, file)
@@ -67,7 +64,7 @@ def recorded_dataset(
     with atomic_write(path) as handle, closing(recording) as episodes:
         dataset = Dataset.build(**_collect(episodes, transitions, progress), label=label)
         facts = json.dumps({"label": label, "sha256": dataset.sha256})
-        handle.write(save(dataset.arrays, {METADATA: facts}))
+        write_safetensors(handle, dataset.arrays, {METADATA: facts})
     return dataset
 
 
@@ -135,10 +132,10 @@ def _collect(
 
 
 def _read(path: Path, label: str) -> Dataset:
-    with safe_open(path, "numpy") as file:
-        facts = json.loads(file.metadata()[METADATA])
-        arrays: dict[str, Any] = {name: aligned(file.get_tensor(name)) for name in DIMENSIONS}
-    dataset = Dataset.build(**arrays, label=label, where=str(path))
+    metadata, arrays = read_safetensors(path)
+    facts = json.loads(metadata[METADATA])
+    columns: dict[str, Any] = {name: arrays[name] for name in DIMENSIONS}
+    dataset = Dataset.build(**columns, label=label, where=str(path))
     if dataset.sha256 != facts["sha256"]:
         raise ValueError("its contents do not match its sha256")
     return dataset

@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from spaars.data.files import atomic_write, write_safetensors
+from spaars.data.files import atomic_write, read_safetensors, write_safetensors
 from spaars.data.replay import Batch, Ring
 from spaars.errors import RunError
 
@@ -132,10 +131,9 @@ def load_checkpoint(run_dir: Path) -> Checkpoint | None:
         if not path.exists():
             continue
         try:
-            with safe_open(path, "numpy") as file:
-                progress = json.loads(file.metadata()["progress"])
-                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            metadata, arrays = read_safetensors(path)
+            progress = json.loads(metadata["progress"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
             broken.append(f"{path}: {error}")
             continue
         if broken:

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spaars import seeding
@@ -116,7 +115,7 @@ class Evaluator:
             self._choose = jax.jit(partial(_choose, agent, stochastic, mapping))
 
     def __call__(self, acting: Any) -> EvalResult:
-        keys = jnp.stack([seeding.stream(seed, seeding.EVALUATION) for seed in self.seeds])
+        keys = seeding.streams(self.seeds, seeding.EVALUATION)
         skills: Any = None
         shape = (len(self.seeds), self.episodes, self.envelope.dim)
         executed = np.full(shape, np.nan, np.float32)

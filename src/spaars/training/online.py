@@ -1,7 +1,6 @@
 """The online loop: act for K steps, store them, do K x UTD updates in one fused scan."""
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -26,10 +25,9 @@ from spaars.data.replay import (
     window,
     windowed_rows,
 )
-from spaars.errors import RunError
-from spaars.safety.envelope import ActionEnvelope, clip_shares
-from spaars.safety.monitor import action_rate, gate_flips
-from spaars.training.deployment import Deployment, DeploymentConfig, Verdict, select
+from spaars.safety.envelope import ActionEnvelope
+from spaars.training.collecting import Collector, Judged
+from spaars.training.deployment import Deployment, DeploymentConfig, select
 from spaars.training.envs import EnvPopulation, Episode
 from spaars.training.population import Mapping, compile_updates, over_seeds, own_buffers
 
@@ -86,7 +84,6 @@ class OnlineConfig:
 
 LABELLED_AT_ONCE = 1024
 NEWEST = DeploymentConfig(rule="latest")
-Judged = tuple[Episode, Verdict]
 
 
 class OnlineLoop:
@@ -111,26 +108,29 @@ class OnlineLoop:
             rows = jnp.int32(self.host.rewards.shape[0])
             replay = replay._replace(offline=None, rows=rows)
         self.replay = replay
-        self.envelope = envelope or ActionEnvelope(envs.envs.action_space)
         self.skills = agent if isinstance(agent, SkillAgent) else None
         self.state = own_buffers(state)
         acting = own_buffers(self.acting())
         self.deployment = Deployment(deployment, acting, envs.seeds, logged_return)
         self.envs, self.config = envs, config
+        self.collector = Collector(
+            agent,
+            envs,
+            self.deployment,
+            envelope or ActionEnvelope(envs.envs.action_space),
+            mapping,
+            config.random_steps,
+        )
         self.costs = np.full(len(envs.seeds), np.nan)
         """Sum of `info["cost"]` over the last chunk (S,); NaN where the env reports none."""
-        self.act_keys = _streams(envs.seeds, seeding.ACT)
-        self.update_keys = _streams(envs.seeds, seeding.UPDATE)
-        self.evidence_keys = _streams(envs.seeds, seeding.EVIDENCE)
-        self._act = jax.jit(partial(_act, agent, mapping))
-        self._random = jax.jit(partial(_random_actions, envs.action_dim))
+        self.update_keys = seeding.streams(envs.seeds, seeding.UPDATE)
+        self.evidence_keys = seeding.streams(envs.seeds, seeding.EVIDENCE)
         self._evidence = jax.jit(partial(_evidence, agent, config, mapping))
         self._look_back = jax.jit(partial(_look_back, agent, mapping), static_argnums=0)
         self._rows = jax.jit(partial(_rows, agent, config, mapping), static_argnums=(0, 1))
         self._insert = jax.jit(insert, donate_argnums=0)
         self._update = compile_updates(partial(_update_chunk, agent, config, mapping))
         if self.skills is not None:
-            self._choose = jax.jit(partial(_choose, self.skills, mapping))
             self._observe = jax.jit(partial(_observe, self.skills, mapping), donate_argnums=0)
             self.replay = replay._replace(labels=self._labels(self.skills))
 
@@ -150,7 +150,9 @@ class OnlineLoop:
 
         Returns means per seed (S,), finished episodes, and trials that ended with them.
         """
-        transitions, steps, conduct, episodes, verdicts = self._collect()
+        transitions, steps, conduct, self.costs, episodes, verdicts = self.collector.collect(
+            self.acting(), self.config.chunk
+        )
         facts = {name: values.mean(1) for name, values in steps.items()} | conduct
         given_up = {e.seed for e, verdict in verdicts if verdict.event == "rollback"}
         if given_up:
@@ -229,166 +231,6 @@ class OnlineLoop:
             self.deployment.abandon(which, self.envs.env_steps)
         self.state = own_buffers(select(which, back, self.state))
 
-    def _collect(
-        self,
-    ) -> tuple[Batch, dict[str, np.ndarray], dict[str, np.ndarray], list[Episode], list[Judged]]:
-        """Transitions (S, K, ...), the agent's facts of them (S, K), how it acted (S,)."""
-        acting = self.acting()
-        self.deployment.offer(acting)
-        proven = self.deployment.proven()
-        rows: list[tuple[np.ndarray, ...]] = []
-        asked: list[np.ndarray] = []
-        ends: list[np.ndarray] = []
-        costs: list[np.ndarray] = []
-        before = self.envs.previous_actions
-        facts: list[dict[str, Any]] = []
-        episodes: list[Episode] = []
-        verdicts: list[Judged] = []
-        skills: list[np.ndarray] = []
-        running: Any = None
-        for i in range(self.config.chunk):
-            step = np.int32(self.envs.env_steps)
-            if self.skills is not None and i % self.skills.skill_length == 0:
-                running = self._choose(
-                    acting,
-                    proven,
-                    self.deployment.explores,
-                    self.envs.observations,
-                    self.act_keys,
-                    step,
-                )
-                skills += [np.asarray(running)] * self.skills.skill_length
-            if step < self.config.random_steps:
-                requested = np.asarray(self._random(self.act_keys, step))
-            else:
-                device_actions, step_facts = self._ask(acting, proven, running, step)
-                requested = np.asarray(device_actions)
-                facts.append(step_facts)
-            # Stored is what was executed, not what was asked for.
-            limited = self.envelope.rate_limit is not None
-            previous = self.envs.previous_actions if limited else None
-            actions = self.envelope(requested, previous)
-            observations = self.envs.observations.copy()
-            step_before = self.envs.step(actions)
-            next_observations, rewards, terminated, truncated, finished = step_before
-            while (failed := self.envs.failed.copy()).any():
-                # Those envs are in a new episode: the policy looks again, and the step is theirs.
-                self._refuse_failure_in_skill()
-                observations[failed] = self.envs.observations[failed]
-                if ends:
-                    ends[-1][failed] = True
-                else:
-                    before[failed] = np.nan
-                if step >= self.config.random_steps:
-                    again, _ = self._ask(acting, proven, running, step)
-                    requested = np.where(failed[:, None], np.asarray(again), requested)
-                limited_again = self.envelope(requested, np.full_like(requested, np.nan))
-                actions = np.where(failed[:, None], limited_again, actions)
-                second = self.envs.step(actions, again=failed)
-                for found, redone in zip(step_before[:4], second[:4], strict=True):
-                    found[failed] = redone[failed]
-                finished += second[4]
-            asked.append(requested)
-            ends.append(terminated | truncated)
-            costs.append(self.envs.costs.copy())
-            rows.append(
-                (observations, actions, rewards, next_observations, terminated.astype(np.float32))
-            )
-            for episode in finished:
-                self._refuse_broken_skill(episode)
-                actor = self.deployment.actors[self.envs.seeds.index(episode.seed)]
-                episodes.append(episode._replace(actor=actor))
-                verdict = self.deployment.after_episode(episode)
-                proven = self.deployment.proven()
-                if verdict is not None:
-                    verdicts.append((episode, verdict))
-        chunk = Batch(*(np.stack(column, 1) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
-        if skills:
-            chunk = chunk._replace(latents=np.stack(skills, 1))  # type: ignore[arg-type]
-        host_facts = jax.device_get(facts)
-        of_steps = {
-            name: np.stack([f[name] for f in host_facts], 1)
-            for name in (host_facts[0] if host_facts else {})
-        }
-        ended = np.stack(ends, 1)
-        executed = np.asarray(chunk.actions)
-        conduct = clip_shares(np.stack(asked, 1), executed)
-        conduct["action_rate"] = action_rate(executed, before, ended)
-        if "gate" in of_steps:
-            gate = of_steps["gate"]
-            conduct["gate_flips_per_1k"] = gate_flips(gate, ended[:, -gate.shape[1] :])
-        reported = ~np.isnan(costs)
-        self.costs = np.where(reported.any(0), np.where(reported, costs, 0.0).sum(0), np.nan)
-        return chunk, of_steps, conduct, episodes, verdicts
-
-    def _ask(self, acting: Any, proven: Any, skills: Any, step: np.int32) -> tuple[Any, Any]:
-        """Actions (S, act) of whoever acts in each env, and the agent's facts (S,) of them."""
-        observations, explores = self.envs.observations, self.deployment.explores
-        return self._act(acting, proven, explores, observations, skills, self.act_keys, step)
-
-    def _refuse_failure_in_skill(self) -> None:
-        if self.skills is not None:
-            failure = self.envs.failures[-1]
-            raise RunError(
-                f"seed {failure.seed}: the env failed at step {failure.env_step} "
-                f"({failure.reason}). Methods with skills cannot go on inside one; mend the env."
-            )
-
-    def _refuse_broken_skill(self, episode: Episode) -> None:
-        if self.skills is not None and self.envs.env_steps % self.skills.skill_length:
-            raise RunError(
-                f"seed {episode.seed}: an episode ended after {episode.length} steps, inside a "
-                f"skill of {self.skills.skill_length}. Methods with skills need a training env "
-                "whose episodes last a multiple of that; let it run on after a failure."
-            )
-
-
-def _streams(seeds: Sequence[int], purpose: int) -> jax.Array:
-    return jnp.stack([seeding.stream(seed, purpose) for seed in seeds])
-
-
-def _act(
-    agent: Agent,
-    mapping: Mapping,
-    acting: Any,
-    proven: Any,
-    explores: Any,
-    observations: Any,
-    skills: Any,
-    keys: Any,
-    step: Any,
-) -> Any:
-    def one(acting: Any, proven: Any, explores: Any, observation: Any, skill: Any, key: Any) -> Any:
-        if skill is not None:
-            acting, proven = (acting, skill[None]), (proven, skill[None])
-        actions, facts = jax.lax.cond(
-            explores,
-            lambda: agent.act(acting, observation[None], jax.random.fold_in(key, step)),
-            lambda: agent.act_deterministic(proven, observation[None]),
-        )
-        return actions[0], {name: value[0] for name, value in facts.items()}
-
-    return over_seeds(one, mapping)(acting, proven, explores, observations, skills, keys)
-
-
-def _choose(
-    agent: SkillAgent,
-    mapping: Mapping,
-    acting: Any,
-    proven: Any,
-    explores: Any,
-    observations: Any,
-    keys: Any,
-    step: Any,
-) -> Any:
-    def one(acting: Any, proven: Any, explores: Any, observation: Any, key: Any) -> Any:
-        # Apart from the key of the step's action.
-        key = jax.random.fold_in(jax.random.fold_in(key, step), 1)
-        explored = agent.choose(acting, observation[None], key)
-        return jnp.where(explores, explored, agent.choose(proven, observation[None], None))[0]
-
-    return over_seeds(one, mapping)(acting, proven, explores, observations, keys)
-
 
 def _observe(agent: SkillAgent, mapping: Mapping, state: Any, chunk: Batch, facts: Any) -> Any:
     return over_seeds(partial(observe_chunk, agent), mapping)(state, chunk, facts)
@@ -416,13 +258,6 @@ def _label_block(agent: SkillAgent, state: Any, windows: Batch) -> Any:
     return jax.vmap(lambda one: agent.label(state, jax.tree.map(lambda x: x[None], one))[0])(
         windows
     )
-
-
-def _random_actions(dim: int, keys: Any, step: Any) -> Any:
-    def one(key: Any) -> Any:
-        return jax.random.uniform(jax.random.fold_in(key, step), (dim,), minval=-1.0, maxval=1.0)
-
-    return jax.vmap(one)(keys)
 
 
 def _evidence(

@@ -25,6 +25,7 @@ from spaars.safety.monitor import ended_episodes, look_back
 from spaars.safety.summary import summarise
 from spaars.tasks import Task
 from spaars.training.checkpoint import Checkpoint, collect, save_checkpoint
+from spaars.training.collecting import Judged
 from spaars.training.config import TrainConfig
 from spaars.training.donor import donated_prior, with_prior
 from spaars.training.envs import EnvPopulation, Episode, processes_for
@@ -33,7 +34,7 @@ from spaars.training.handover import reason_to_hand_over
 from spaars.training.logged import logged_data, logged_return
 from spaars.training.metrics import MetricsLog
 from spaars.training.offline import OfflineLoop
-from spaars.training.online import Judged, OnlineLoop
+from spaars.training.online import OnlineLoop
 from spaars.training.placement import reason_to_stay_on_host
 from spaars.training.population import own_buffers
 from spaars.training.run_directory import describe_dataset, write_json
@@ -140,7 +141,7 @@ class Trainer:
         return Run(self.run_dir, summary)
 
     def run_offline(self) -> None:
-        keys = jnp.stack([seeding.stream(s, seeding.OFFLINE) for s in self.config.seeds])
+        keys = seeding.streams(self.config.seeds, seeding.OFFLINE)
         loop = OfflineLoop(self.agent, self.logged.offline, keys, windows=self.logged.windows)
         while self.progress["phase"] < len(self.phases):
             phase = self.phases[self.progress["phase"]]
@@ -526,7 +527,7 @@ def initial_state(
 ) -> Any:
     """The population's fresh state: every leaf with a leading seed axis."""
     agent = config.agent()
-    keys = jnp.stack([seeding.stream(seed, seeding.INIT) for seed in config.seeds])
+    keys = seeding.streams(config.seeds, seeding.INIT)
 
     def init(key: Any) -> Any:
         return agent.init(
