@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(dataset: Path, tmp_path_factory: pytest.TempPathFactory, point_task: object) -> Run:
     """The run that is never interrupted."""
     return train(toy_run.config(dataset), tmp_path_factory.mktemp("reference") / "run")
+
+
+def stop_at(stage: str, done: int) -> Callable[[Progress], None]:
+    """Ctrl-C there, in this process."""
+
+    def interrupt(progress: Progress) -> None:
+        if progress.stage == stage and progress.done == done:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return interrupt
+
+
+@pytest.fixture(scope="module")
+def stopped(dataset: Path, tmp_path_factory: pytest.TempPathFactory, point_task: object) -> Path:
+    """The same run, stopped three quarters through its online phase: copy it."""
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.raises(Stopped):
+        train(toy_run.config(dataset), run, on_progress=stop_at("online", 750))
+    return run
 
 
 def start(home: Path, *args: str | Path) -> subprocess.Popen[str]:
@@ -114,13 +134,9 @@ def test_a_seed_depends_neither_on_its_companions_nor_on_env_processes(
     online = {"steps": 1_000, "learning_starts": 100, "env_processes": 2}
     config = toy_run.config(dataset, seeds=(3, 0), online=online)
     run = tmp_path / "run"
-
-    def interrupt(progress: Progress) -> None:
-        if progress.stage == "online" and progress.done == 500:
-            os.kill(os.getpid(), signal.SIGINT)
-
+    config = dataclasses.replace(config, task=elsewhere.name)
     with pytest.raises(Stopped):
-        train(dataclasses.replace(config, task=elsewhere.name), run, on_progress=interrupt)
+        train(config, run, on_progress=stop_at("online", 500))
     resume(run)
     records = [json.loads(line) for line in metrics(run).splitlines()]
     alone = [json.loads(line) for line in metrics(reference.path).splitlines()]
@@ -181,11 +197,8 @@ def test_full_disk_while_training(dataset: Path, home: Path, tmp_path: Path) -> 
     assert not list(run.rglob("*.tmp"))
 
 
-def test_killed_between_two_renames(
-    reference: Run, dataset: Path, home: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    start(home, run, dataset, "--interrupt-at", "online", "750").communicate(timeout=400)
+def test_killed_between_two_renames(reference: Run, stopped: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(stopped, tmp_path / "run")
     checkpoints = run / "checkpoints"
     (checkpoints / "latest.safetensors").rename(checkpoints / "previous.safetensors")
     resume(run)
@@ -201,10 +214,9 @@ def test_a_lost_report_is_made_by_resume(reference: Run, tmp_path: Path) -> None
 
 
 def test_a_broken_checkpoint_falls_back_to_the_previous(
-    reference: Run, dataset: Path, home: Path, tmp_path: Path
+    reference: Run, stopped: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    start(home, run, dataset, "--interrupt-at", "online", "750").communicate(timeout=400)
+    run = shutil.copytree(stopped, tmp_path / "run")
     latest = run / "checkpoints" / "latest.safetensors"
     latest.write_bytes(latest.read_bytes()[:1000])
     with pytest.warns(UserWarning, match="going back to previous"):
@@ -216,10 +228,12 @@ def test_a_broken_checkpoint_falls_back_to_the_previous(
         load_policy(run)
 
 
-def test_resume_refuses_another_dataset(dataset: Path, home: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("point_task")
+def test_resume_refuses_another_dataset(dataset: Path, tmp_path: Path) -> None:
     run, moved = tmp_path / "run", tmp_path / "moved.npz"
     moved.write_bytes(dataset.read_bytes())
-    start(home, run, moved, "--interrupt-at", "prior", "250").communicate(timeout=400)
+    with pytest.raises(Stopped):
+        train(toy_run.config(moved), run, on_progress=stop_at("prior", 250))
     toy.point_file(moved, seed=1)
     with pytest.raises(RunError, match="dataset has changed"):
         resume(run)

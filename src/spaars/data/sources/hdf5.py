@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spaars.data.memory import aligned
+from spaars.data.memory import aligned_empty
 from spaars.data.sources.assemble import PIECE
 from spaars.data.sources.safety import check_dtype, check_size, one_line
 from spaars.errors import DataError
@@ -114,4 +114,9 @@ def check_chunks(path: Path, name: str, data: Any) -> None:
 
 
 def read(data: Any) -> np.ndarray:
-    return aligned(np.asarray(data[()]))
+    """The whole dataset, to where JAX can take it over."""
+    if data.size == 0 or not data.shape:
+        return np.asarray(data[()])
+    array = aligned_empty(data.shape, data.dtype)
+    data.read_direct(array)
+    return array

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spaars.data.dataset import Dataset, same_rows
-from spaars.data.memory import aligned
+from spaars.data.memory import aligned_empty
 from spaars.data.sources.assemble import (
     DESCRIPTION,
     PIECE,
@@ -42,6 +42,8 @@ NAMES = {
 """Names under which an npz may hold each array, ours first."""
 
 
+AT_ONCE = 1 << 20
+"""Bytes of an array that are decompressed at a time."""
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -148,7 +150,7 @@ def _read(
     arrays = {}
     for name in sizes:
         with file.open(members[name]) as member:
-            arrays[name] = aligned(np.lib.format.read_array(member, allow_pickle=False))
+            arrays[name] = _array(read_header(path, name, member), member)
     return arrays
 
 
@@ -164,6 +166,20 @@ class Header(NamedTuple):
     shape: tuple[int, ...]
     fortran_order: bool
     dtype: np.dtype
+
+
+def _array(header: Header, member: Any) -> np.ndarray:
+    """What follows the header, read to where JAX can take it over."""
+    shape = header.shape[::-1] if header.fortran_order else header.shape
+    array = aligned_empty(shape, header.dtype)
+    left = array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
+    while left:
+        if not (found := member.read(min(len(left), AT_ONCE))):
+            raise ValueError(f"an array ends {len(left)} bytes too soon")
+        left[: len(found)] = found
+        left = left[len(found) :]
+    member.read(1)  # at its end the archive compares the checksum
+    return array.T if header.fortran_order else array
 
 
 def read_header(path: Path, key: str, member: Any) -> Header:
