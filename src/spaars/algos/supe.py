@@ -8,7 +8,7 @@ where the data have been and the agent has not. Design section 4.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,9 @@ class SupeConfig:
     """Weight of the novelty in every reward."""
     bonus_from: int = 10_000
     """Environment step from which rewards have it."""
+    logged_rewards: Literal["model", "data"] = "model"
+    """What a logged skill earned: as a model of the agent's own rewards says, which asks no labels
+    of the data (SUPE), or as the data say."""
     novelty_features: int = 256
     """Outputs of the random network and its predictor."""
     novelty_learning_rate: float = 3e-4
@@ -288,21 +291,24 @@ class Supe:
         batch = macro_transitions(windows, self.supe.discount)
         obs, n = state.sac.normaliser(batch.observations), self.logged_rows
 
-        # 1. Reward and termination model from what the agent itself has seen.
-        state, model_metrics = jax.lax.cond(
-            state.sac.updates % self.sac.actor_every == 0,
-            lambda: self.update_models(state, jax.tree.map(lambda x: x[n:], batch), obs[n:]),
-            lambda: (state, self.no_model_metrics()),
-        )
+        model_metrics: Metrics = {}
+        if self.supe.logged_rewards == "model":
+            # 1. Reward and termination model from what the agent itself has seen.
+            state, model_metrics = jax.lax.cond(
+                state.sac.updates % self.sac.actor_every == 0,
+                lambda: self.update_models(state, jax.tree.map(lambda x: x[n:], batch), obs[n:]),
+                lambda: (state, self.no_model_metrics()),
+            )
 
-        # 2. They label the dataset's windows, whose own rewards are not used.
-        x = jnp.concatenate([obs, batch.actions], -1)[:n]
-        rewards = state.reward_model.params(x)[..., 0]
-        ends = jax.nn.sigmoid(state.termination_model.params(x)[..., 0])
-        batch = batch._replace(
-            rewards=jnp.concatenate([rewards, batch.rewards[n:]]),
-            terminated=jnp.concatenate([ends, batch.terminated[n:]]),
-        )
+            # 2. They label the dataset's windows, whose own rewards are not used.
+            x = jnp.concatenate([obs, batch.actions], -1)[:n]
+            rewards = state.reward_model.params(x)[..., 0]
+            ends = jax.nn.sigmoid(state.termination_model.params(x)[..., 0])
+            batch = batch._replace(
+                rewards=jnp.concatenate([rewards, batch.rewards[n:]]),
+                terminated=jnp.concatenate([ends, batch.terminated[n:]]),
+            )
+        logged_rewards = batch.rewards[:n].mean()
 
         # 3. Optimism: both halves are worth more where little has been seen.
         novelty = state.rnd.novelty(obs, batch.actions)
@@ -314,7 +320,7 @@ class Supe:
         metrics |= model_metrics | {
             "novelty_logged": novelty[:n].mean(),
             "novelty_online": novelty[n:].mean(),
-            "logged_rewards": rewards.mean(),
+            "logged_rewards": logged_rewards,
         }
         return state._replace(sac=sac, untrained=jnp.array(False)), metrics
 
