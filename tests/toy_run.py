@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import toy
@@ -32,6 +33,16 @@ def config(dataset: Path, **changes: object) -> TrainConfig:
     )
 
 
+def stop_at(stage: str, done: int) -> Callable[[Progress], None]:
+    """Ctrl-C there, in this process."""
+
+    def interrupt(progress: Progress) -> None:
+        if progress.stage == stage and progress.done == done:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return interrupt
+
+
 def after(flag: str, words: int) -> list[str]:
     """The words after a flag, none if it is not given."""
     return sys.argv[sys.argv.index(flag) + 1 :][:words] if flag in sys.argv else []
@@ -45,10 +56,7 @@ def main() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit[0]), int(limit[0])))
 
-    def interrupt(progress: Progress) -> None:
-        if at and progress.stage == at[0] and progress.done == int(at[1]):
-            os.kill(os.getpid(), signal.SIGINT)
-
+    interrupt = stop_at(at[0], int(at[1])) if at else None
     if "--resume" in sys.argv:
         resume(run, on_progress=interrupt)
     else:

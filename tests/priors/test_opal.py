@@ -93,13 +93,18 @@ def test_a_trained_decoder_reads_its_columns_alone():
     columns = (0, 2)
     opal = OPAL(OBS, ACT, K, H, (32, 32), 16, key=KEY, decoder_columns=columns)
     tx, reads = optax.adam(3e-3), column_mask(OBS, columns)
-    learner = Learner.create(opal, tx)
-    for i in range(20):
-        key = jax.random.key(i)
-        observations, actions = chunks(64, key)
-        actions = jnp.tanh(observations[..., 1:])  # both columns would be of use
-        noise = jax.random.normal(key, (64, K))
-        learner, _ = descend(opal_loss, learner, tx, observations, actions, noise, 0.1, reads)
+
+    @jax.jit
+    def train(learner, key):
+        def step(learner, key):
+            observations, _ = chunks(64, key)
+            actions = jnp.tanh(observations[..., 1:])  # both columns would be of use
+            noise = jax.random.normal(key, (64, K))
+            return descend(opal_loss, learner, tx, observations, actions, noise, 0.1, reads)
+
+        return jax.lax.scan(step, learner, jax.random.split(key, 20))
+
+    learner, _ = train(Learner.create(opal, tx), KEY)
     acting = learner.params.acting
     observations, z = jax.random.normal(KEY, (5, OBS)), jnp.ones((5, K))
     decoded = acting.decode(observations, z)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,8 @@ import toy_run
 from spaars import load_policy
 from spaars.errors import DataError, RunError
 from spaars.tasks import register
-from spaars.training.config import preset_config
 from spaars.training.run import resume, train
-from spaars.training.trainer import Progress, Run, Stopped
+from spaars.training.trainer import Run, Stopped
 
 TESTS = Path(__file__).parents[1]
 
@@ -43,22 +41,12 @@ def reference(dataset: Path, tmp_path_factory: pytest.TempPathFactory, point_tas
     return train(toy_run.config(dataset), tmp_path_factory.mktemp("reference") / "run")
 
 
-def stop_at(stage: str, done: int) -> Callable[[Progress], None]:
-    """Ctrl-C there, in this process."""
-
-    def interrupt(progress: Progress) -> None:
-        if progress.stage == stage and progress.done == done:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    return interrupt
-
-
 @pytest.fixture(scope="module")
 def stopped(dataset: Path, tmp_path_factory: pytest.TempPathFactory, point_task: object) -> Path:
     """The same run, stopped three quarters through its online phase: copy it."""
     run = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(Stopped):
-        train(toy_run.config(dataset), run, on_progress=stop_at("online", 750))
+        train(toy_run.config(dataset), run, on_progress=toy_run.stop_at("online", 750))
     return run
 
 
@@ -136,7 +124,7 @@ def test_a_seed_depends_neither_on_its_companions_nor_on_env_processes(
     run = tmp_path / "run"
     config = dataclasses.replace(config, task=elsewhere.name)
     with pytest.raises(Stopped):
-        train(config, run, on_progress=stop_at("online", 500))
+        train(config, run, on_progress=toy_run.stop_at("online", 500))
     resume(run)
     records = [json.loads(line) for line in metrics(run).splitlines()]
     alone = [json.loads(line) for line in metrics(reference.path).splitlines()]
@@ -233,7 +221,7 @@ def test_resume_refuses_another_dataset(dataset: Path, tmp_path: Path) -> None:
     run, moved = tmp_path / "run", tmp_path / "moved.npz"
     moved.write_bytes(dataset.read_bytes())
     with pytest.raises(Stopped):
-        train(toy_run.config(moved), run, on_progress=stop_at("prior", 250))
+        train(toy_run.config(moved), run, on_progress=toy_run.stop_at("prior", 250))
     toy.point_file(moved, seed=1)
     with pytest.raises(RunError, match="dataset has changed"):
         resume(run)
@@ -263,106 +251,3 @@ def test_policy_of_a_run(reference: Run) -> None:
         policy(np.zeros(3))
     with pytest.raises(RunError, match="seeds"):
         load_policy(reference.path, seed=7)
-
-
-@pytest.mark.parametrize("rule", ["never", pytest.param("always", marks=pytest.mark.slow)])
-def test_gate_rules_run_through(rule: str, dataset: Path, tmp_path: Path) -> None:
-    config = toy_run.config(
-        dataset, gate={"rule": rule}, online={"steps": 500}, offline={"updates": 250}
-    )
-    run = train(config, tmp_path / "run")
-    shares = [
-        json.loads(line).get("raw_share")
-        for line in metrics(run.path).splitlines()
-        if b'"evaluation"' in line
-    ]
-    assert set(shares) == {0.0 if rule == "never" else 1.0}
-    assert run.summary["seeds"][0]["handover_step"] is None
-
-
-SMALL = {
-    "iql": {"iql": {"updates": 250, "hidden": (16,)}},
-    "rlpd": {"sac": {"hidden": (16,), "critics": 3, "actor_every": 2}},
-    "sac": {"sac": {"hidden": (16,)}},
-    "bc": {"bc": {"updates": 500, "hidden": (16,)}},
-    "supe": {
-        "opal": {"updates": 250, "hidden": (16,), "recurrent": 8, "latent_dim": 2},
-        "supe": {"hidden": (16,), "novelty_features": 8, "bonus_from": 200},
-        "sac": {"hidden": (16,), "critics": 3, "actor_every": 2},
-    },
-    "spaars-supe": {
-        "opal": {"updates": 250, "hidden": (16,), "recurrent": 8, "latent_dim": 2},
-        "supe": {"hidden": (16,), "novelty_features": 8, "bonus_from": 200},
-        "sac": {"hidden": (16,), "critics": 3, "actor_every": 2},
-        "raw": {"hidden": (16,), "critics": 3},
-        "gate": {
-            "earliest_step": 240,
-            "latest_step": 240,
-            "plateau_window": 240,
-            "ramp_steps": 40,
-        },
-        "deployment": {"trial_episodes": 1, "every": 40},
-    },
-}
-# With skills, training episodes must not end inside one.
-TASK = {"supe": "point-on", "spaars-supe": "point-on"}
-
-
-@pytest.mark.usefixtures("point_task")
-@pytest.mark.parametrize(
-    "method",
-    # What these do, spaars-supe and rlpd do, too.
-    [pytest.param(m, marks=pytest.mark.slow) if m in ("supe", "sac") else m for m in SMALL],
-)
-def test_every_peer_stops_and_goes_on_with_the_same_bits(
-    method: str, dataset: Path, tmp_path: Path
-) -> None:
-    short = {"steps": 500, "learning_starts": 100, "random_steps": 100}
-    stop = 240 if method in TASK else 250
-    if method in TASK:
-        short = {"steps": 480, "learning_starts": 120}
-    online = {} if method == "bc" else {"online": short}
-    config = preset_config(
-        TASK.get(method, "point"),
-        method,
-        "smoke",
-        dataset=dataset,
-        checkpoint_every=stop,
-        log_every=stop,
-        evaluation={"every": 2 * stop, "episodes": 2},
-        **online,
-        **SMALL[method],
-    )
-    whole = train(config, tmp_path / "whole")
-    (seed,) = whole.summary["seeds"]
-    assert (seed["offline_score"] is None) is (method in ("rlpd", "sac"))
-    if config.deployment.rule == "latest":
-        assert seed["newest_score"] == seed["final_score"]
-    assert seed["env_steps"] == (0 if method == "bc" else short["steps"])
-
-    def interrupt(progress: Progress) -> None:
-        if progress.done == stop:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(Stopped):
-        train(config, tmp_path / "run", on_progress=interrupt)
-    resume(tmp_path / "run")
-    assert metrics(tmp_path / "run") == metrics(whole.path)
-    actions = load_policy(tmp_path / "run")(np.zeros((3, 4)))
-    np.testing.assert_array_equal(actions, load_policy(whole.path)(np.zeros((3, 4))))
-
-
-@pytest.mark.usefixtures("point_task")
-def test_a_run_begun_with_latest_does_not_go_on_with_proven(dataset: Path, tmp_path: Path) -> None:
-    config = toy_run.config(dataset, deployment={"rule": "latest"})
-
-    def interrupt(progress: Progress) -> None:
-        if progress.stage == "online":
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(Stopped):
-        train(config, tmp_path / "run", on_progress=interrupt)
-    file = tmp_path / "run" / "config.json"
-    file.write_text(file.read_text().replace('"rule": "latest"', '"rule": "proven"'))
-    with pytest.raises(RunError, match=r"begun with --deployment\.rule latest"):
-        resume(tmp_path / "run")
