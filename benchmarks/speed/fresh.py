@@ -27,7 +27,6 @@ def since_start() -> float:
 
 def first_update() -> Record:
     """The main job up to its first updates: of the prior, of the offline start, online."""
-
     from benchmarks.speed import work
     from spaars import seeding
     from spaars.training.offline import OfflineLoop

@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,19 +80,6 @@ def test_rewards_of_the_dataset_are_not_read(state, update):
     plain, unread, read = (update(state, x, KEY)[0] for x in (batch, other, own))
     assert same(plain, unread)
     assert not same(plain.sac.critics, read.sac.critics)
-
-
-def test_rewards_of_the_dataset_are_read_where_they_are_asked_for(state):
-    agent = dataclasses.replace(
-        AGENT, supe=dataclasses.replace(AGENT.supe, logged_rewards="data", bonus=0.0)
-    )
-    batch, update = windows(), jax.jit(agent.update)
-    other = batch._replace(rewards=batch.rewards.at[:LOGGED].add(100.0))
-    plain, metrics = update(state, batch, KEY)
-    assert not same(plain.sac.critics, update(state, other, KEY)[0].sac.critics)
-    earned = macro_transitions(batch, AGENT.discount).rewards[:LOGGED].mean()
-    assert float(metrics["logged_rewards"]) == pytest.approx(float(earned), rel=1e-5)
-    assert same(plain.reward_model, state.reward_model)
 
 
 def test_features_start_as_published():

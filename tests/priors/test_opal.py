@@ -5,9 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from spaars.errors import ConfigError
 from spaars.nn import Learner, Normal, descend
-from spaars.priors.opal import OPAL, column_mask, kl_divergence, opal_loss
+from spaars.priors.opal import OPAL, kl_divergence, opal_loss
 
 KEY = jax.random.key(0)
 H, OBS, ACT, K = 4, 3, 2, 2
@@ -87,34 +86,3 @@ def test_skills_tell_apart_what_the_data_do(opal):
     # What the state prior draws is one or the other, each about as often.
     drawn = acting.decode(observations[:, 0], acting.state_prior(observations[:, 0]).sample(KEY))
     assert 25 < int((drawn[:, 0] > 0).sum()) < 75
-
-
-def test_a_trained_decoder_reads_its_columns_alone():
-    columns = (0, 2)
-    opal = OPAL(OBS, ACT, K, H, (32, 32), 16, key=KEY, decoder_columns=columns)
-    tx, reads = optax.adam(3e-3), column_mask(OBS, columns)
-
-    @jax.jit
-    def train(learner, key):
-        def step(learner, key):
-            observations, _ = chunks(64, key)
-            actions = jnp.tanh(observations[..., 1:])  # both columns would be of use
-            noise = jax.random.normal(key, (64, K))
-            return descend(opal_loss, learner, tx, observations, actions, noise, 0.1, reads)
-
-        return jax.lax.scan(step, learner, jax.random.split(key, 20))
-
-    learner, _ = train(Learner.create(opal, tx), KEY)
-    acting = learner.params.acting
-    observations, z = jax.random.normal(KEY, (5, OBS)), jnp.ones((5, K))
-    decoded = acting.decode(observations, z)
-    np.testing.assert_array_equal(acting.decode(observations.at[:, 1].add(3.0), z), decoded)
-    assert np.abs(acting.decode(observations.at[:, 2].add(3.0), z) - decoded).max() > 0
-    skills = acting.state_prior(observations).mean  # the choice of a skill reads all
-    assert np.abs(acting.state_prior(observations.at[:, 1].add(3.0)).mean - skills).max() > 0
-
-
-@pytest.mark.parametrize("columns", [(0, 3), (-1,), ()])
-def test_columns_that_are_none_are_refused(columns):
-    with pytest.raises(ConfigError, match="decoder-columns"):
-        OPAL(OBS, ACT, K, H, (32, 32), 16, key=KEY, decoder_columns=columns)

@@ -8,7 +8,7 @@ where the data have been and the agent has not. Design section 4.
 """
 
 import dataclasses
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from spaars.algos.sac import SAC, Easing, SACConfig, SACState
 from spaars.data.replay import Batch, Normaliser
 from spaars.nn import MLP, Learner, Metrics, TanhGaussianPolicy, descend
 from spaars.nn.distributions import MAX_SQUASHED
-from spaars.priors.opal import OPAL, OpalConfig, SkillDecoder, column_mask, opal_loss
+from spaars.priors.opal import OPAL, OpalConfig, SkillDecoder, opal_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,6 @@ class SupeConfig:
     """Weight of the novelty in every reward."""
     bonus_from: int = 10_000
     """Environment step from which rewards have it."""
-    logged_rewards: Literal["model", "data"] = "model"
-    """What a logged skill earned: as a model of the agent's own rewards says, which asks no labels
-    of the data (SUPE), or as the data say."""
     novelty_features: int = 256
     """Outputs of the random network and its predictor."""
     novelty_learning_rate: float = 3e-4
@@ -167,16 +164,7 @@ class Supe:
         p, c = self.prior, self.supe
         keys = jax.random.split(key, 6)
         dim, k = observation_mean.shape[0], p.latent_dim
-        opal = OPAL(
-            dim,
-            action_dim,
-            k,
-            p.skill_length,
-            p.hidden,
-            p.recurrent,
-            key=keys[0],
-            decoder_columns=p.decoder_columns,
-        )
+        opal = OPAL(dim, action_dim, k, p.skill_length, p.hidden, p.recurrent, key=keys[0])
         models = [
             Learner.create(MLP(dim + k, 1, c.hidden, key=key), self.model_optimizer)
             for key in keys[4:]
@@ -211,7 +199,6 @@ class Supe:
             windows.actions,
             noise,
             self.prior.kl_weight,
-            column_mask(windows.observations.shape[-1], self.prior.decoder_columns),
         )
         return state._replace(prior=prior), metrics
 
@@ -291,24 +278,21 @@ class Supe:
         batch = macro_transitions(windows, self.supe.discount)
         obs, n = state.sac.normaliser(batch.observations), self.logged_rows
 
-        model_metrics: Metrics = {}
-        if self.supe.logged_rewards == "model":
-            # 1. Reward and termination model from what the agent itself has seen.
-            state, model_metrics = jax.lax.cond(
-                state.sac.updates % self.sac.actor_every == 0,
-                lambda: self.update_models(state, jax.tree.map(lambda x: x[n:], batch), obs[n:]),
-                lambda: (state, self.no_model_metrics()),
-            )
+        # 1. Reward and termination model from what the agent itself has seen.
+        state, model_metrics = jax.lax.cond(
+            state.sac.updates % self.sac.actor_every == 0,
+            lambda: self.update_models(state, jax.tree.map(lambda x: x[n:], batch), obs[n:]),
+            lambda: (state, self.no_model_metrics()),
+        )
 
-            # 2. They label the dataset's windows, whose own rewards are not used.
-            x = jnp.concatenate([obs, batch.actions], -1)[:n]
-            rewards = state.reward_model.params(x)[..., 0]
-            ends = jax.nn.sigmoid(state.termination_model.params(x)[..., 0])
-            batch = batch._replace(
-                rewards=jnp.concatenate([rewards, batch.rewards[n:]]),
-                terminated=jnp.concatenate([ends, batch.terminated[n:]]),
-            )
-        logged_rewards = batch.rewards[:n].mean()
+        # 2. They label the dataset's windows, whose own rewards are not used.
+        x = jnp.concatenate([obs, batch.actions], -1)[:n]
+        rewards = state.reward_model.params(x)[..., 0]
+        ends = jax.nn.sigmoid(state.termination_model.params(x)[..., 0])
+        batch = batch._replace(
+            rewards=jnp.concatenate([rewards, batch.rewards[n:]]),
+            terminated=jnp.concatenate([ends, batch.terminated[n:]]),
+        )
 
         # 3. Optimism: both halves are worth more where little has been seen.
         novelty = state.rnd.novelty(obs, batch.actions)
@@ -320,7 +304,7 @@ class Supe:
         metrics |= model_metrics | {
             "novelty_logged": novelty[:n].mean(),
             "novelty_online": novelty[n:].mean(),
-            "logged_rewards": logged_rewards,
+            "logged_rewards": rewards.mean(),
         }
         return state._replace(sac=sac, untrained=jnp.array(False)), metrics
 

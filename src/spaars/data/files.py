@@ -138,8 +138,8 @@ def write_safetensors(
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """Metadata and arrays of a file that `write_safetensors` or the library wrote.
 
-    Each array is read to where JAX can take it over (`spaars.data.memory`). The library maps the
-    file and copies from there, which is each array three times.
+    Each array is read to where JAX can take it over (`spaars.data.memory`); the library would map
+    the file and copy from there.
 
     Raises ValueError if the file is none, or not whole.
     """

@@ -20,10 +20,8 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return memory[first : first + size].view(dtype).reshape(shape)
 
 
-def aligned(array: np.ndarray) -> np.ndarray:
-    """`array` itself if JAX can take it over, else a copy that it can."""
-    if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
-        return array
+def aligned_copy(array: np.ndarray) -> np.ndarray:
+    """A copy that JAX can take over."""
     copy = aligned_empty(array.shape, array.dtype)
     copy[...] = array
     return copy

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from spaars.errors import ConfigError
 from spaars.nn import MLP, BidirectionalGRU, Linear, Metrics, Normal
 
 
@@ -33,10 +32,6 @@ class OpalConfig:
     """Widths of the hidden layers of observation encoder, state prior and decoder."""
     recurrent: int = 256
     """Width of each direction of the encoder's two GRU layers."""
-    decoder_columns: tuple[int, ...] | None = None
-    """Columns of an observation that the low-level policy reads; None, as published: all. Where
-    these are the robot's own (its joints), a skill does the same wherever they stand alike, so it
-    can be tried in situations that no demonstration has it in."""
     kl_weight: float = 0.1
     """Weight beta of KL(q || p(. | s_1)) against the log likelihood of an action."""
     updates: int = 1_000_000
@@ -48,10 +43,7 @@ class OpalConfig:
 
 
 class SkillDecoder(eqx.Module):
-    """State prior and low-level policy: what acting with skills needs.
-
-    Of columns that the low-level policy does not read, its weights are zero.
-    """
+    """State prior and low-level policy: what acting with skills needs."""
 
     state_prior_net: MLP
     decoder: MLP
@@ -92,7 +84,6 @@ class OPAL(eqx.Module):
         recurrent: int,
         *,
         key: PRNGKeyArray,
-        decoder_columns: Sequence[int] | None = None,
     ):
         keys = jax.random.split(key, 6)
         *inner, last = hidden
@@ -102,15 +93,11 @@ class OPAL(eqx.Module):
             BidirectionalGRU(2 * recurrent, recurrent, key=keys[2]),
         )
         self.head = Linear(skill_length * 2 * recurrent, 2 * latent_dim, key=keys[3])
-        decoder = MLP(
-            observation_dim + latent_dim, 2 * action_dim, hidden, key=keys[5], final_scale=1e-2
-        )
-        if decoder_columns is not None:
-            read = column_mask(observation_dim, decoder_columns)
-            rows = jnp.concatenate([read, jnp.ones(latent_dim, jnp.float32)])[:, None]
-            decoder = eqx.tree_at(lambda m: m.layers[0].weight, decoder, replace_fn=rows.__mul__)
         self.acting = SkillDecoder(
-            MLP(observation_dim, 2 * latent_dim, hidden, key=keys[4], final_scale=1e-2), decoder
+            MLP(observation_dim, 2 * latent_dim, hidden, key=keys[4], final_scale=1e-2),
+            MLP(
+                observation_dim + latent_dim, 2 * action_dim, hidden, key=keys[5], final_scale=1e-2
+            ),
         )
 
     def posterior(
@@ -131,23 +118,6 @@ class OPAL(eqx.Module):
         return self.posterior(observations, actions).mean
 
 
-def column_mask(dim: int, columns: Sequence[int] | None) -> Float[Array, " obs"]:
-    """1 in `columns`, 0 elsewhere; None: 1 everywhere.
-
-    Raises ConfigError for a column that is none.
-    """
-    if columns is None:
-        return jnp.ones(dim, jnp.float32)
-    if wrong := [column for column in columns if not 0 <= column < dim]:
-        raise ConfigError(
-            f"--opal.decoder-columns {' '.join(map(str, columns))}: observations have columns 0 to "
-            f"{dim - 1}, there is no {wrong[0]}. Name columns of the observation."
-        )
-    if not columns:
-        raise ConfigError("--opal.decoder-columns names no column; leave it out to read all.")
-    return jnp.zeros(dim, jnp.float32).at[jnp.array(columns)].set(1.0)
-
-
 def kl_divergence(q: Normal, p: Normal) -> Float[Array, "*b"]:
     """KL(q || p) of diagonal Gaussians, summed over the dimensions."""
     ratio = jnp.exp(2.0 * (q.log_std - p.log_std))
@@ -161,16 +131,12 @@ def opal_loss(
     actions: Float[Array, "b time act"],
     noise: Float[Array, "b k"],
     kl_weight: float,
-    decoder_reads: Float[Array, " obs"] | float = 1.0,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """-E log pi(a_t | s_t, z) + beta KL(q || p(. | s_1)), z = mean + std noise, noise ~ N(0, I).
-
-    `decoder_reads` is `column_mask`: weights of what is not read get no gradient and stay zero.
-    """
+    """-E log pi(a_t | s_t, z) + beta KL(q || p(. | s_1)), z = mean + std noise, noise ~ N(0, I)."""
     q = opal.posterior(observations, actions)
     z = q.mean + jnp.exp(q.log_std) * noise
     z = jnp.broadcast_to(z[:, None], (*actions.shape[:2], z.shape[-1]))
-    pi = opal.acting.low_level(observations * decoder_reads, z)
+    pi = opal.acting.low_level(observations, z)
     log_likelihood = pi.log_prob(actions).mean()
     kl = kl_divergence(q, opal.acting.state_prior(observations[:, 0])).mean()
     loss = -log_likelihood + kl_weight * kl

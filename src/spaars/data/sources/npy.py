@@ -12,7 +12,7 @@ import numpy as np
 
 from spaars.data.dataset import FLAGS, Dataset
 from spaars.data.description import Description
-from spaars.data.memory import aligned
+from spaars.data.memory import aligned_copy
 from spaars.data.sources.assemble import (
     DESCRIPTION,
     Piece,
@@ -53,7 +53,7 @@ def load(path: Path, reading: Reading, progress: Progress | None = None) -> Data
             if progress is not None:
                 progress(i, len(wanted))
         if fits({name: array.nbytes for name, array in arrays.items()}):
-            arrays = {name: aligned(np.array(array)) for name, array in arrays.items()}
+            arrays = {name: aligned_copy(array) for name, array in arrays.items()}
         else:
             _check_mappable(path, chosen, arrays, reading)
     columns = gather(path, chosen, arrays)
