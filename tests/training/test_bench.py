@@ -28,7 +28,7 @@ def cell(out: Path, seed: int = 1, **changes: object) -> Cell:
 
 
 def write_config(run: Path, config: TrainConfig) -> None:
-    run.mkdir(parents=True)
+    run.mkdir(parents=True, exist_ok=True)
     described = {
         "config": configs.to_json(configs.resolved(config, blank_dataset(11, 3))),
         "dataset": {"sha256": ""},
@@ -72,6 +72,7 @@ def test_the_command_can_be_pasted(tmp_path: Path) -> None:
     one = cell(tmp_path / "a b")
     args = parse(shlex.split(shlex.join(command_of(one, "train")))[1:])
     assert (args.config, args.out) == (one.config, one.path)
+    write_config(one.path, one.config)
     assert command_of(one, "resume") == ["resume", str(one.path)]
 
 
@@ -94,6 +95,20 @@ def test_states(tmp_path: Path) -> None:
     del described["config"]["online"]["env_processes"], described["config"]["device_memory_gib"]
     (one.path / "config.json").write_text(json.dumps(described))
     assert state_of(one) == "done"
+
+
+def test_a_run_of_fewer_steps_is_gone_on_with(tmp_path: Path) -> None:
+    there, asked = cell(tmp_path), cell(tmp_path, online={"steps": 90_000})
+    write_config(there.path, there.config)
+    write_summary(there.path)
+    with pytest.raises(RunError, match=r"--online.steps is .* there and 90000 in the suite"):
+        state_of(asked)  # only its results are left
+    (there.path / "checkpoints").mkdir()
+    assert state_of(asked) == "resume"
+    assert command_of(asked, "resume") == ["resume", str(there.path), "--online.steps", "90000"]
+    write_config(there.path, asked.config)
+    with pytest.raises(RunError, match=r"settings: --online.steps is 90000 there and"):
+        state_of(there)
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:

@@ -111,6 +111,51 @@ def test_trained_twice_is_the_same_bits(reference: Run, dataset: Path, tmp_path:
     assert_same_run(again.path, reference)
 
 
+def test_a_finished_run_takes_more_steps_as_if_begun_with_them(
+    reference: Run, dataset: Path, tmp_path: Path
+) -> None:
+    online = {"steps": 750, "learning_starts": 100}
+    run = train(
+        toy_run.config(dataset, online=online, gate={"latest_step": 740}), tmp_path / "run"
+    ).path
+    short = json.loads((run / "config.json").read_text())["config"]["online"]
+    assert short["replay_capacity"] == 750
+    extended = resume(run, steps=1_000)
+    assert extended.summary["seeds"][0]["env_steps"] == 1_000
+    config = json.loads((run / "config.json").read_text())
+    assert config["config"]["online"]["replay_capacity"] == 1_000
+    assert [earlier["online.steps"] for earlier in config["extended"]] == [750]
+
+    def without_the_old_end(path: Path) -> list[dict[str, object]]:
+        records = [json.loads(line) for line in metrics(path).splitlines()]
+        return [
+            {name: value for name, value in r.items() if name != "reason"}
+            for r in records
+            if not (r["kind"] == "evaluation" and r["step"] == 750 and r["label"] == "final")
+        ]
+
+    assert without_the_old_end(run) == without_the_old_end(reference.path)
+    ours, theirs = (
+        load_file(p / "checkpoints" / "latest.safetensors") for p in (run, reference.path)
+    )
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def test_more_steps_are_refused_where_there_is_nothing_to_go_on_from(
+    reference: Run, tmp_path: Path
+) -> None:
+    before = {p: p.read_bytes() for p in reference.path.iterdir() if p.is_file()}
+    with pytest.raises(RunError, match=r"--online.steps 1000: .* has taken 1000 already"):
+        resume(reference.path, steps=1_000)
+    assert {p: p.read_bytes() for p in before} == before
+    committed = tmp_path / "committed"
+    shutil.copytree(reference.path, committed, ignore=shutil.ignore_patterns("checkpoints"))
+    with pytest.raises(RunError, match="no checkpoint to go on from: train anew"):
+        resume(committed, steps=2_000)
+    assert (committed / "summary.json").exists()
+
+
 def test_a_seed_depends_neither_on_its_companions_nor_on_env_processes(
     reference: Run, dataset: Path, tmp_path: Path
 ) -> None:

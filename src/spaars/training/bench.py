@@ -46,7 +46,10 @@ class Result(NamedTuple):
 
 
 def state_of(cell: Cell) -> State:
-    """What is left to do. Raises RunError if the directory holds anything but this very run."""
+    """What is left to do. Raises RunError if the directory holds anything but this very run.
+
+    A run of fewer online steps is gone on with.
+    """
     path = cell.path
     if not (path / "config.json").exists():
         # An empty directory may be what a run left that was killed while it recorded its data.
@@ -63,6 +66,10 @@ def state_of(cell: Cell) -> State:
         "prior_from": donor.resolve() if donor else None,
     }
     asked = configs.override(cell.config, paths)
+    steps = asked.online.steps
+    longer = steps > there.online.steps and (path / "checkpoints").is_dir()
+    if longer:
+        there = configs.override(there, {"online": {"steps": steps}})
     changed = [
         f"{flag} is {_word(old)} there and {_word(new)} in the suite"
         for flag, old, new in differences(there, asked)
@@ -78,7 +85,7 @@ def state_of(cell: Cell) -> State:
             f"{path} is a run with other settings: {'; '.join(changed)}. Rename the variant, "
             "choose another --out, or move that directory away."
         )
-    if not (path / "summary.json").exists():
+    if longer or not (path / "summary.json").exists():
         return "resume"
     load_run(path)  # a damaged one is better known before the others have run for hours
     return "done"
@@ -88,7 +95,9 @@ def command_of(cell: Cell, state: State) -> list[str]:
     """The words after `spaars`, which leave the cell done."""
     if state == "train":
         return [*train_words(cell.config), "--out", str(cell.path)]
-    return ["resume", str(cell.path)]
+    asked, there = cell.config.online.steps, read_config(cell.path)[0].online.steps
+    more = ["--online.steps", str(asked)] if asked != there else []
+    return ["resume", str(cell.path), *more]
 
 
 def train_words(config: TrainConfig) -> list[str]:

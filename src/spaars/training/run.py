@@ -88,27 +88,37 @@ def train(
 def resume(
     run_dir: str | Path,
     *,
+    steps: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_message: Callable[[str], None] | None = None,
 ) -> Run:
     """Go on with an interrupted run, bit for bit as if it had never stopped.
+
+    With `steps` the run, finished or not, stops at that many environment steps instead of those it
+    was begun with, and learns as if it had been begun with them.
 
     Raises RunError if it is finished, was begun by a version that knew fewer settings, or its
     dataset has changed; Stopped after Ctrl-C.
     """
     path = Path(run_dir)
     summary = path / "summary.json"
-    config, described = read_config(path, complete=not summary.exists())
+    config, described = read_config(path, complete=steps is not None or not summary.exists())
     if "own_loop" in described:
         raise RunError(
             f"{path} is the directory of an OnlineLearner, whose loop is yours: go on with "
             "OnlineLearner.load."
         )
+    if steps is not None:
+        config = with_steps(path, config, described, steps)
+        summary.unlink(missing_ok=True)
     if summary.exists() and not (path / "report.html").exists():
         write_report(path)  # the run was stopped between the two
         return Run(path, json.loads(summary.read_text()))
     if summary.exists():
-        raise RunError(f"{path} is finished; see {path / 'report.html'}.")
+        raise RunError(
+            f"{path} is finished; see {path / 'report.html'}. It takes more steps with "
+            "--online.steps N."
+        )
     task = get_task(config.task)
     dataset, _ = _load(config, task, on_progress)
     if dataset.sha256 != described["dataset"]["sha256"]:
@@ -119,6 +129,46 @@ def resume(
     with _says_how_to_go_on(path):
         trainer = Trainer(config, task, dataset, path, on_progress, on_message)
         return trainer.run(load_checkpoint(path))
+
+
+def with_steps(
+    run_dir: Path, config: TrainConfig, described: dict[str, Any], steps: int
+) -> TrainConfig:
+    """`config` with this number of online steps, written to the run's config.json with what the
+    run was asked for before.
+
+    Raises RunError if there is nothing to go on from, or the run is past these steps already;
+    ConfigError if the settings do not allow them.
+    """
+    checkpoint = load_checkpoint(run_dir)
+    if checkpoint is None:
+        raise RunError(
+            f"{run_dir} has no checkpoint to go on from: train anew with --online.steps {steps}."
+        )
+    taken = checkpoint.progress.get("env_steps", 0)
+    if steps <= taken:
+        raise RunError(
+            f"--online.steps {steps}: {run_dir} has taken {taken} already; ask for more than those."
+        )
+    online = {"steps": steps}
+    if config.online.replay_capacity in (None, config.online.steps):
+        online["replay_capacity"] = steps  # all steps, as before
+    new = configs.override(config, {"online": online})
+    checks.check(new)
+    earlier = {
+        "online.steps": config.online.steps,
+        "git_revision": described.get("git_revision"),
+    }
+    write_json(
+        run_dir / "config.json",
+        described
+        | {
+            "config": configs.to_json(new),
+            "git_revision": git_revision(),
+            "extended": [*described.get("extended", []), earlier],
+        },
+    )
+    return new
 
 
 @contextmanager
