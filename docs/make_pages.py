@@ -232,7 +232,7 @@ ORIGIN: dict[str, str] = {
     "opal": SUPE_PAPER,
     "supe": SUPE_PAPER,
     "raw": "as --learner.*; not tuned",
-    "easing": "notebook, 2026-11-23: does a start at the data's skills hold the kitchen?",
+    "easing": "notebook, 2026-11-27: does regression by advantage hold the kitchen?",
     "easing.updates": NOT_TUNED,
     # What presets, methods and tasks change.
     "smoke:": SMOKE,

@@ -113,7 +113,7 @@ def test_the_skill_policy_starts_at_the_datas_skills(state):
 
 
 def test_the_skill_policy_is_let_go_of_the_logged_skills(state):
-    batch, logged, own = windows(), slice(0, LOGGED), slice(LOGGED, None)
+    batch, logged = windows(), slice(0, LOGGED)
     held = agent(EasingConfig(updates=1, weight=100.0, weight_end=0.0, steps=10))
     free = SKILLS.utd * 10
 
@@ -131,11 +131,33 @@ def test_the_skill_policy_is_let_go_of_the_logged_skills(state):
     start = state.skill.sac.actor.params
     assert cloning(tied, batch, logged) < cloning(start, batch, logged) - 0.1
     assert cloning(tied, batch, logged) < cloning(released, batch, logged) - 0.1
-    # Skills of its own are no examples.
-    other = batch._replace(latents=batch.latents.at[own].multiply(-1.0))
-    losses = [held.easing_of(state, x).loss(start) for x in (batch, other)]
-    assert float(losses[0]) == float(losses[1])
     assert agent().easing_of(state, batch) is None
+
+
+def test_own_skills_and_the_critics_come_to_count(state):
+    """At first the logged skills all alike; later any, those of more advantage more."""
+    batch, own = windows(), slice(LOGGED, None)
+    held = agent(EasingConfig(updates=1, weight_end=1.0, temperature=3.0, steps=10))
+    start = state.skill.sac.actor.params
+
+    def loss(batch, progress):
+        sac = state.skill.sac._replace(updates=jnp.int32(SKILLS.utd * 10 * progress))
+        held_by = held.easing_of(state._replace(skill=state.skill._replace(sac=sac)), batch)
+        return float(held_by.loss(start))
+
+    other = batch._replace(latents=batch.latents.at[own].multiply(-1.0))
+    assert loss(batch, 0) == loss(other, 0)
+    assert loss(batch, 1) != pytest.approx(loss(other, 1), rel=1e-3)
+
+    sac = state.skill.sac
+    obs, u = sac.normaliser(batch.observations[:, 0]), batch.latents[:, 0]
+    q = sac.critics.params(obs, sac.actor.params(obs).mode())
+    advantages = np.asarray((sac.critics.params(obs, u) - q).mean(0))
+    weights = np.exp(3.0 * advantages / np.abs(advantages).mean())
+    scale = float(jnp.abs(q).mean() + jnp.exp(sac.log_temperature.params))
+    log_probs = np.asarray(start(obs).log_prob(u))
+    expected = -scale * (weights / weights.mean() * log_probs).mean()
+    assert loss(batch, 1) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_target_entropy_is_not_above_the_starts(state):

@@ -52,7 +52,9 @@ def value_loss(
 
 
 def regression_weights(
-    advantages: Float[Array, " b"], temperature: float, maximum: float = 100.0
+    advantages: Float[Array, " b"],
+    temperature: float | Float[Array, ""],
+    maximum: float = 100.0,
 ) -> Float[Array, " b"]:
     """exp(temperature * A / mean|A|), clipped at `maximum`, divided by its mean.
 
@@ -65,7 +67,9 @@ def regression_weights(
 
 
 def exponential_weights(
-    advantages: Float[Array, " b"], temperature: float, maximum: float = 100.0
+    advantages: Float[Array, " b"],
+    temperature: float | Float[Array, ""],
+    maximum: float = 100.0,
 ) -> Float[Array, " b"]:
     """min(exp(temperature * A), maximum): the weights of IQL, eq. 7, as published."""
     return jnp.minimum(jnp.exp(temperature * advantages), maximum)

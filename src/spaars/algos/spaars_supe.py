@@ -1,7 +1,8 @@
 """SPAARS-SUPE: explore with OPAL skills, and hand over to a raw policy, step by step.
 
 The skill side is SUPE's, but for its start: the skill policy begins as a clone of the skills that
-the encoder finds in the data, and is let go as its critics learn. Beside it a critic ensemble
+the encoder finds in the data, and as its critics learn, it goes on cloning those skills, logged and
+its own, that they say are better than what it does. Beside it a critic ensemble
 learns Q(s, a) of primitive steps from the same experience, without the novelty bonus; a raw policy
 clones what the low-level policy does; and at every primitive step inside a skill the gate compares
 the two. A skill in which the raw policy acted is relabelled in hindsight by the encoder, so that
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from spaars.algos import latent, supe
+from spaars.algos import iql, latent, supe
 from spaars.algos.agent import Facts, Phase, appraised_by
 from spaars.algos.gate import (
     NOT_ARMED,
@@ -59,17 +60,24 @@ class RawConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EasingConfig:
-    """The skill policy's start at the behaviour prior, and how it is let go."""
+    """The skill policy's start at the behaviour prior, and what holds it to skills that were seen.
+
+    Advantage-weighted regression (AWAC, Nair et al., 2020; IQL, eq. 7) beside the climb of SAC: at
+    first of the data's skills alone, all alike.
+    """
 
     updates: int = 20_000
     """Updates before the first online step in which it clones the data's skills; 0 starts it from
     nothing, as SUPE does."""
     weight: float = 1.0
     """Weight of that cloning in its loss when its critics begin to learn; Q is scaled to 1."""
-    weight_end: float = 0.02
+    weight_end: float = 0.2
     """The weight once annealed."""
+    temperature: float = 2.0
+    """Sharpness of the weights exp(temperature * A / mean|A|) once annealed, from 0."""
     steps: int = 20_000
-    """Environment steps over which it is annealed."""
+    """Environment steps over which weight and temperature are annealed, and skills of its own come
+    to count as much as logged ones."""
 
 
 class Acting(NamedTuple):
@@ -314,19 +322,27 @@ class SpaarsSupe:
         return state, metrics | critic_metrics | raw_metrics
 
     def easing_of(self, state: SpaarsSupeState, windows: Batch) -> Easing | None:
-        """Annealed cloning of the logged windows' skills, in units of Q; None without a start."""
-        c, n, sac = self.easing, self.skills.logged_rows, state.skill.sac
+        """Regression on the batch's skills, in units of Q; None without a start."""
+        c, sac = self.easing, state.skill.sac
         if c.updates == 0:
             return None
         assert windows.latents is not None
-        obs, u = sac.normaliser(windows.observations[:n, 0]), windows.latents[:n, 0]
-        steps = sac.updates.astype(jnp.float32) / self.skills.utd
-        weight = latent.linear_anneal(c.weight, c.weight_end, steps / max(c.steps, 1))
+        obs, u = sac.normaliser(windows.observations[:, 0]), windows.latents[:, 0]
+        critics, steps = sac.critics.params, sac.updates.astype(jnp.float32) / self.skills.utd
+        progress = jnp.clip(steps / max(c.steps, 1), 0.0, 1.0)
+        weight = latent.linear_anneal(c.weight, c.weight_end, progress)
+
+        q = critics(obs, sac.actor.params(obs).mode())
+        advantages = (critics(obs, u) - q).mean(0)
+        weights = iql.regression_weights(advantages, c.temperature * progress)
+        logged = jnp.arange(obs.shape[0]) < self.skills.logged_rows
+        weights *= jnp.where(logged, 1.0, progress)
+        weights /= weights.mean()
+        # With the temperature: while the critics know nothing, entropy must not win.
+        scale = jnp.abs(q).mean() + jnp.exp(sac.log_temperature.params)
 
         def loss(actor: TanhGaussianPolicy) -> Array:
-            # With the temperature: while the critics know nothing, entropy must not win.
-            q = jnp.abs(sac.critics.params(obs, u)).mean() + jnp.exp(sac.log_temperature.params)
-            return weight * jax.lax.stop_gradient(q) * latent.cloning_loss(actor(obs), u)
+            return weight * scale * iql.weighted_regression_loss(actor, obs, u, weights)
 
         return Easing(loss, state.start_entropy)
 

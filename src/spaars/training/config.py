@@ -141,7 +141,8 @@ _SUPE: dict[str, Any] = {
     },
 }
 # Published: 1,000,000 updates of the prior, 300,000 steps, 20 updates per step of ten critics. One
-# update per step of five, the actor at every fourth, fits two cores.
+# update per step of five, the actor at every fourth, fits two cores; a narrower encoder costs a
+# fifth and reconstructs as well (docs/lab-notebook.md).
 _SUPE_PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "opal": {"updates": 250, "hidden": (64, 64), "recurrent": 32, "batch_size": 64},
@@ -153,7 +154,7 @@ _SUPE_PRESETS: dict[str, dict[str, Any]] = {
         "evaluation": {"every": 400},
     },
     "quick": {
-        "opal": {"updates": 20_000},
+        "opal": {"updates": 20_000, "recurrent": 64},
         "sac": {"critics": 5, "actor_every": 4, "batch_size": 128},
         "online": {"steps": 100_000, "utd": 1},
         "evaluation": {"every": 10_000},
@@ -262,7 +263,7 @@ METHODS: dict[str, Method] = {
             "quick": _SUPE_PRESETS["quick"]
             | {
                 "easing": {"updates": 5_000},
-                "gate": {"earliest_step": 20_000, "latest_step": 50_000},
+                "gate": {"earliest_step": 50_000, "latest_step": 70_000},
             },
         },
     ),
