@@ -232,6 +232,7 @@ ORIGIN: dict[str, str] = {
     "opal": SUPE_PAPER,
     "supe": SUPE_PAPER,
     "raw": "as --learner.*; not tuned",
+    "raw.tau": "notebook, 2026-11-27: does regression by advantage hold the kitchen?",
     "easing": "notebook, 2026-11-27: does regression by advantage hold the kitchen?",
     "easing.updates": NOT_TUNED,
     # What presets, methods and tasks change.

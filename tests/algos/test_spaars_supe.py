@@ -189,6 +189,15 @@ def test_the_running_skill_goes_on_within_a_window_and_ends_with_it(state):
     np.testing.assert_array_equal((a == b), ends)
 
 
+def test_next_values_are_the_ensembles_mean(state):
+    flat, ends = primitive_transitions(windows(2))
+    critics = jax.tree.map(jnp.zeros_like, Critics(OBS, ACT, (), 3, key=KEY))
+    *others, bias = jax.tree.leaves(critics)  # of the last member
+    critics = jax.tree.unflatten(jax.tree.structure(critics), [*others, bias + 3.0])
+    values = AGENT.next_values(state._replace(target_critics=critics), flat, ends, KEY)
+    np.testing.assert_allclose(values, 1.0, rtol=1e-6)
+
+
 def test_an_open_gate_acts_and_a_shut_one_does_not(state):
     plain = agent(margin=0.3)
     observations = jax.random.normal(KEY, (50, OBS))
