@@ -14,7 +14,7 @@ from results import between_marks
 
 from spaars.report import load_run
 from spaars.report.comparison_figures import learning_curves, looks
-from spaars.report.figures import to_png
+from spaars.report.figures import to_small_png
 from spaars.report.records import Run, Series, handover_steps, select, series
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +123,7 @@ def write(seeds: dict[str, list[Seed]], page: Path, figures: Path) -> None:
         shown = {name: seeds[name] for name in ("spaars", *variants) if name in seeds}
         if any(name in seeds for name in variants):
             curves = {name: [one.newest for one in found] for name, found in shown.items()}
-            png = to_png(learning_curves(curves, looks(list(shown))))
+            png = to_small_png(learning_curves(curves, looks(list(shown))))
             (figures / f"ablation-{figure}.png").write_bytes(png)
     page.write_text(text)
 

@@ -5,12 +5,10 @@
 They are committed, so that the page can be read where nothing is installed.
 """
 
-import io
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from spaars.data.behaviour import BehaviourPolicy
 from spaars.report import figures, load_run
@@ -22,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
 HOPPER = ROOT / "results" / "locomotion" / "hopper-medium" / "spaars" / "s1"
 WALKER = ROOT / "results" / "locomotion" / "walker2d-medium" / "spaars" / "s1"
-FRAMES, COLOURS = 8, 64
+FRAMES = 8
 
 
 def logged_episode(index: int = 0) -> Figure:
@@ -42,14 +40,6 @@ def logged_episode(index: int = 0) -> Figure:
     return strip({"": [frames[i] for i in shown]})
 
 
-def small_png(figure: Figure) -> bytes:
-    """With a palette: a fifth of the bytes."""
-    image = Image.open(io.BytesIO(figures.to_png(figure))).convert("RGB")
-    buffer = io.BytesIO()
-    image.quantize(COLOURS).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
 def main() -> None:
     hopper, walker = load_run(HOPPER).records, load_run(WALKER).records
     drawn = {
@@ -61,7 +51,7 @@ def main() -> None:
     }
     for name, figure in drawn.items():
         assert figure is not None
-        (FIGURES / f"{name}.png").write_bytes(small_png(figure))
+        (FIGURES / f"{name}.png").write_bytes(figures.to_small_png(figure))
         print(f"docs/figures/{name}.png")
 
 
