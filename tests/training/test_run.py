@@ -149,6 +149,15 @@ def test_more_steps_are_refused_where_there_is_nothing_to_go_on_from(
     with pytest.raises(RunError, match=r"--online.steps 1000: .* has taken 1000 already"):
         resume(reference.path, steps=1_000)
     assert {p: p.read_bytes() for p in before} == before
+    moved = tmp_path / "moved"
+    shutil.copytree(reference.path, moved)
+    config = json.loads((moved / "config.json").read_text())
+    config["config"]["dataset"] = str(tmp_path / "gone.npz")
+    (moved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=r"gone.npz"):
+        resume(moved, steps=2_000)
+    assert json.loads((moved / "config.json").read_text()) == config
+    assert (moved / "summary.json").exists()
     committed = tmp_path / "committed"
     shutil.copytree(reference.path, committed, ignore=shutil.ignore_patterns("checkpoints"))
     with pytest.raises(RunError, match="no checkpoint to go on from: train anew"):

@@ -108,13 +108,13 @@ def resume(
             f"{path} is the directory of an OnlineLearner, whose loop is yours: go on with "
             "OnlineLearner.load."
         )
+    begun_with = config
     if steps is not None:
-        config = with_steps(path, config, described, steps)
-        summary.unlink(missing_ok=True)
-    if summary.exists() and not (path / "report.html").exists():
+        config = with_steps(path, config, steps)
+    elif summary.exists() and not (path / "report.html").exists():
         write_report(path)  # the run was stopped between the two
         return Run(path, json.loads(summary.read_text()))
-    if summary.exists():
+    elif summary.exists():
         raise RunError(
             f"{path} is finished; see {path / 'report.html'}. It takes more steps with "
             "--online.steps N."
@@ -126,16 +126,16 @@ def resume(
             f"{path}: the dataset has changed since the run began (sha256 {dataset.sha256[:12]}, "
             f"was {described['dataset']['sha256'][:12]}). Bring the old one back, or train anew."
         )
+    if steps is not None:  # only now: until here nothing was touched
+        write_json(path / "config.json", describe_extension(config, begun_with, described))
+        summary.unlink(missing_ok=True)
     with _says_how_to_go_on(path):
         trainer = Trainer(config, task, dataset, path, on_progress, on_message)
         return trainer.run(load_checkpoint(path))
 
 
-def with_steps(
-    run_dir: Path, config: TrainConfig, described: dict[str, Any], steps: int
-) -> TrainConfig:
-    """`config` with this number of online steps, written to the run's config.json with what the
-    run was asked for before.
+def with_steps(run_dir: Path, config: TrainConfig, steps: int) -> TrainConfig:
+    """The run's `config` with this number of online steps.
 
     Raises RunError if there is nothing to go on from, or the run is past these steps already;
     ConfigError if the settings do not allow them.
@@ -155,20 +155,22 @@ def with_steps(
         online["replay_capacity"] = steps  # all steps, as before
     new = configs.override(config, {"online": online})
     checks.check(new)
+    return new
+
+
+def describe_extension(
+    config: TrainConfig, begun_with: TrainConfig, described: dict[str, Any]
+) -> dict[str, Any]:
+    """config.json of a run that goes on to other steps, and what it was asked for before."""
     earlier = {
-        "online.steps": config.online.steps,
+        "online.steps": begun_with.online.steps,
         "git_revision": described.get("git_revision"),
     }
-    write_json(
-        run_dir / "config.json",
-        described
-        | {
-            "config": configs.to_json(new),
-            "git_revision": git_revision(),
-            "extended": [*described.get("extended", []), earlier],
-        },
-    )
-    return new
+    return described | {
+        "config": configs.to_json(config),
+        "git_revision": git_revision(),
+        "extended": [*described.get("extended", []), earlier],
+    }
 
 
 @contextmanager
