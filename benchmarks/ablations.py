@@ -30,13 +30,6 @@ FIGURES = {
     "n-step": ("three-steps",),
 }
 
-PAGE = """# What the parts are worth
-
-<!-- table ablations -->
-<!-- end of table ablations -->
-"""
-"""Of docs/ablations.md, until somebody says there what the figures show."""
-
 
 class Seed(NamedTuple):
     """What the table says of a seed."""
@@ -117,7 +110,7 @@ def read_all(variants: Path = VARIANTS) -> dict[str, list[Seed]]:
 
 def write(seeds: dict[str, list[Seed]], page: Path, figures: Path) -> None:
     """The table between the page's marks, and a figure for each question that was run."""
-    text = between_marks(page.read_text() if page.exists() else PAGE, "ablations", markdown(seeds))
+    text = between_marks(page.read_text(), "ablations", markdown(seeds))
     figures.mkdir(exist_ok=True)
     for figure, variants in FIGURES.items():
         shown = {name: seeds[name] for name in ("spaars", *variants) if name in seeds}

@@ -51,17 +51,10 @@ def run(quick: bool, say: Callable[[str], None]) -> Iterator[Record]:
             yield {"points": points}
 
 
-def _short(value: int) -> str:
-    for size, letter in ((1_000_000, "M"), (1_000, "k")):
-        if value >= size:
-            return f"{value // size}{letter}"
-    return str(value)
-
-
 def plot(record: Record, path: Path) -> None:
     """Time and memory of an update along every axis."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator
+    from matplotlib.ticker import EngFormatter, NullLocator
 
     figure = Figure(figsize=(3.0 * len(AXES), 5.0), layout="constrained")
     rows = figure.subplots(2, len(AXES), sharex="col", sharey="row")
@@ -83,7 +76,8 @@ def plot(record: Record, path: Path) -> None:
         memory.plot(values, [p["stored_bytes"] / 2**20 for p in points], "k:", label="data alone")
         time.set(xscale="log", yscale="log", title=axis)
         memory.set(xscale="log", yscale="log", xlabel=axis)
-        memory.set_xticks(values, [_short(value) for value in values])
+        memory.set_xticks(values)
+        memory.xaxis.set_major_formatter(EngFormatter(sep=""))
         memory.xaxis.set_minor_locator(NullLocator())
     rows[0][0].set_ylabel("ms per update and seed")
     rows[1][0].set_ylabel("memory (MiB)")

@@ -142,6 +142,19 @@ def test_a_finished_run_takes_more_steps_as_if_begun_with_them(
         np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
+@pytest.mark.usefixtures("point_task")
+def test_the_end_of_a_run_hands_nothing_over(dataset: Path, tmp_path: Path) -> None:
+    """It may go on, and is then as if begun with more steps."""
+    config = toy_run.config(
+        dataset,
+        offline={"updates": 250},
+        online={"steps": 300, "learning_starts": 100},
+        gate={"earliest_step": 275, "latest_step": 275},
+    )
+    (seed,) = train(config, tmp_path / "run").summary["seeds"]
+    assert (seed["env_steps"], seed["handover_step"]) == (300, None)
+
+
 def test_more_steps_are_refused_where_there_is_nothing_to_go_on_from(
     reference: Run, tmp_path: Path
 ) -> None:

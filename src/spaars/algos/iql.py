@@ -67,9 +67,7 @@ def regression_weights(
 
 
 def exponential_weights(
-    advantages: Float[Array, " b"],
-    temperature: float | Float[Array, ""],
-    maximum: float = 100.0,
+    advantages: Float[Array, " b"], temperature: float, maximum: float = 100.0
 ) -> Float[Array, " b"]:
     """min(exp(temperature * A), maximum): the weights of IQL, eq. 7, as published."""
     return jnp.minimum(jnp.exp(temperature * advantages), maximum)

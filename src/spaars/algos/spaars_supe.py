@@ -332,16 +332,16 @@ class SpaarsSupe:
         progress = jnp.clip(steps / max(c.steps, 1), 0.0, 1.0)
         weight = latent.linear_anneal(c.weight, c.weight_end, progress)
 
-        q = critics(obs, sac.actor.params(obs).mode())
-        advantages = (critics(obs, u) - q).mean(0)
-        weights = iql.regression_weights(advantages, c.temperature * progress)
-        logged = jnp.arange(obs.shape[0]) < self.skills.logged_rows
-        weights *= jnp.where(logged, 1.0, progress)
-        weights /= weights.mean()
-        # With the temperature: while the critics know nothing, entropy must not win.
-        scale = jnp.abs(q).mean() + jnp.exp(sac.log_temperature.params)
-
+        # All of it in here: not every update of the critics is one of the actor.
         def loss(actor: TanhGaussianPolicy) -> Array:
+            q = critics(obs, sac.actor.params(obs).mode())
+            advantages = (critics(obs, u) - q).mean(0)
+            weights = iql.regression_weights(advantages, c.temperature * progress)
+            logged = jnp.arange(obs.shape[0]) < self.skills.logged_rows
+            weights *= jnp.where(logged, 1.0, progress)
+            weights /= weights.mean()
+            # With the temperature: while the critics know nothing, entropy must not win.
+            scale = jnp.abs(q).mean() + jnp.exp(sac.log_temperature.params)
             return weight * scale * iql.weighted_regression_loss(actor, obs, u, weights)
 
         return Easing(loss, state.start_entropy)

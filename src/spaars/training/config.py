@@ -142,7 +142,7 @@ _SUPE: dict[str, Any] = {
 }
 # Published: 1,000,000 updates of the prior, 300,000 steps, 20 updates per step of ten critics. One
 # update per step of five, the actor at every fourth, fits two cores; a narrower encoder costs a
-# fifth and reconstructs as well (docs/lab-notebook.md).
+# fifth and reconstructs nearly as well (docs/lab-notebook.md).
 _SUPE_PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "opal": {"updates": 250, "hidden": (64, 64), "recurrent": 32, "batch_size": 64},

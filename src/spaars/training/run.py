@@ -126,9 +126,12 @@ def resume(
             f"{path}: the dataset has changed since the run began (sha256 {dataset.sha256[:12]}, "
             f"was {described['dataset']['sha256'][:12]}). Bring the old one back, or train anew."
         )
-    if steps is not None:  # only now: until here nothing was touched
-        write_json(path / "config.json", describe_extension(config, begun_with, described))
+    if steps is not None:
+        # Only now, all being checked, and in this order: killed between, it is the old run, whose
+        # end is written anew.
         summary.unlink(missing_ok=True)
+        (path / "report.html").unlink(missing_ok=True)
+        write_json(path / "config.json", describe_extension(config, begun_with, described))
     with _says_how_to_go_on(path):
         trainer = Trainer(config, task, dataset, path, on_progress, on_message)
         return trainer.run(load_checkpoint(path))

@@ -248,7 +248,8 @@ class Trainer:
             self.accumulate(self.look_back(loop, step % c.log_every or c.log_every))
             facts = self.log_averages("train", step=step, phase="online")
             self.show("online", step, c.online.steps, facts)
-            self.consider_handover(loop, evidence)
+            if step % c.log_every == 0:  # where a run ends decides nothing: it may go on
+                self.consider_handover(loop, evidence)
         if last:
             self.evaluate(loop, "final")
         elif step % c.evaluation.every == 0:
