@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,27 @@ def test_macro_transitions_golden():
     np.testing.assert_array_equal(macro.next_observations, batch.next_observations[:, 3])
     np.testing.assert_array_equal(macro.actions, batch.latents[:, 0])
     np.testing.assert_array_equal(macro.terminated, [1.0])
+
+
+def test_a_decoder_of_some_columns_is_blind_to_the_others():
+    columns = (0, 2)
+    agent = dataclasses.replace(
+        AGENT, prior=dataclasses.replace(AGENT.prior, decoder_columns=columns)
+    )
+    update = jax.jit(agent.update_prior)
+    state = agent.init(KEY, jnp.full(OBS, 0.3), jnp.full(OBS, 2.0), ACT)
+    before = state.prior.params
+    for i in range(3):
+        state, _ = update(state, windows(key=jax.random.fold_in(KEY, i)), KEY)
+    opal = state.prior.params
+    obs, z = jax.random.normal(KEY, (OBS,)), jnp.ones(K)
+    for column in range(OBS):
+        other = opal.acting.decode(obs.at[column].add(1.0), z)
+        assert np.array_equal(other, opal.acting.decode(obs, z)) is (column not in columns)
+    # What says which skill it is, sees all of them.
+    assert not same(before.observation_net, opal.observation_net)
+    moved = jnp.abs(opal.observation_net.layers[0].weight - before.observation_net.layers[0].weight)
+    assert (moved.max(1) > 0.0).all()
 
 
 def test_model_losses_golden():

@@ -174,6 +174,10 @@ def test_settings_that_the_method_does_not_read_are_refused(method, changes, fla
         ({"online": {"start_fraction": 0.4}}, "leave out --online.start-fraction"),
         ({"online": {"recent_fraction": 0.4}}, "leave out --online.recent-fraction"),
         ({"online": {"n_steps": 3}}, "leave out --online.n-steps"),
+        ({"opal": {"decoder_columns": (0, 4)}}, "columns 0 to 3"),
+        ({"opal": {"decoder_columns": (1, 1)}}, "must be distinct columns"),
+        ({"opal": {"decoder_columns": ()}}, "must be distinct columns"),
+        ({"online": {"follow_rate": 1.5}}, r"--online.follow-rate must lie in \[0, 1\]"),
         ({"online": {"random_steps": 100}, "deployment": {"rule": "latest"}}, "--online.random-st"),
     ],
 )

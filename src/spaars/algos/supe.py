@@ -164,7 +164,16 @@ class Supe:
         p, c = self.prior, self.supe
         keys = jax.random.split(key, 6)
         dim, k = observation_mean.shape[0], p.latent_dim
-        opal = OPAL(dim, action_dim, k, p.skill_length, p.hidden, p.recurrent, key=keys[0])
+        opal = OPAL(
+            dim,
+            action_dim,
+            k,
+            p.skill_length,
+            p.hidden,
+            p.recurrent,
+            p.decoder_columns,
+            key=keys[0],
+        )
         models = [
             Learner.create(MLP(dim + k, 1, c.hidden, key=key), self.model_optimizer)
             for key in keys[4:]
@@ -191,6 +200,11 @@ class Supe:
     ) -> tuple[SupeState, Metrics]:
         windows = state.sac.normaliser.batch(windows)
         noise = jax.random.normal(key, (windows.rewards.shape[0], self.prior.latent_dim))
+        seen = windows.observations
+        if self.prior.decoder_columns is not None:
+            # Its weights of the others are zero, and so stay zero.
+            columns = jnp.array(self.prior.decoder_columns)
+            seen = jnp.zeros_like(seen).at[..., columns].set(seen[..., columns])
         prior, metrics = descend(
             opal_loss,
             state.prior,
@@ -199,6 +213,7 @@ class Supe:
             windows.actions,
             noise,
             self.prior.kl_weight,
+            seen,
         )
         return state._replace(prior=prior), metrics
 

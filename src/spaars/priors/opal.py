@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from spaars.nn import MLP, BidirectionalGRU, Linear, Metrics, Normal
@@ -32,6 +33,11 @@ class OpalConfig:
     """Widths of the hidden layers of observation encoder, state prior and decoder."""
     recurrent: int = 256
     """Width of each direction of the encoder's two GRU layers."""
+    decoder_columns: tuple[int, ...] | None = None
+    """Observation columns that the decoder reads, such as those of a robot's own joints; None: all.
+    What the rest asks for is then the skill's to say alone (information asymmetry: Galashov et al.,
+    2019; proprioceptive low-level policies: Merel et al., 2019), and a skill does the same where
+    the data never were: with another door open."""
     kl_weight: float = 0.1
     """Weight beta of KL(q || p(. | s_1)) against the log likelihood of an action."""
     updates: int = 1_000_000
@@ -82,6 +88,7 @@ class OPAL(eqx.Module):
         skill_length: int,
         hidden: Sequence[int],
         recurrent: int,
+        decoder_columns: Sequence[int] | None = None,
         *,
         key: PRNGKeyArray,
     ):
@@ -93,11 +100,19 @@ class OPAL(eqx.Module):
             BidirectionalGRU(2 * recurrent, recurrent, key=keys[2]),
         )
         self.head = Linear(skill_length * 2 * recurrent, 2 * latent_dim, key=keys[3])
+        decoder = MLP(
+            observation_dim + latent_dim, 2 * action_dim, hidden, key=keys[5], final_scale=1e-2
+        )
+        if decoder_columns is not None:
+            # Zero for good: in training it is shown zeros there, so no gradient ever comes.
+            hidden_columns = np.setdiff1d(np.arange(observation_dim), decoder_columns)
+            decoder = eqx.tree_at(
+                lambda d: d.layers[0].weight,
+                decoder,
+                replace_fn=lambda weight: weight.at[hidden_columns].set(0.0),
+            )
         self.acting = SkillDecoder(
-            MLP(observation_dim, 2 * latent_dim, hidden, key=keys[4], final_scale=1e-2),
-            MLP(
-                observation_dim + latent_dim, 2 * action_dim, hidden, key=keys[5], final_scale=1e-2
-            ),
+            MLP(observation_dim, 2 * latent_dim, hidden, key=keys[4], final_scale=1e-2), decoder
         )
 
     def posterior(
@@ -131,12 +146,16 @@ def opal_loss(
     actions: Float[Array, "b time act"],
     noise: Float[Array, "b k"],
     kl_weight: float,
+    seen: Float[Array, "b time obs"] | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """-E log pi(a_t | s_t, z) + beta KL(q || p(. | s_1)), z = mean + std noise, noise ~ N(0, I)."""
+    """-E log pi(a_t | s_t, z) + beta KL(q || p(. | s_1)), z = mean + std noise, noise ~ N(0, I).
+
+    `seen` is what the decoder is shown for s_t: the observations where it is None.
+    """
     q = opal.posterior(observations, actions)
     z = q.mean + jnp.exp(q.log_std) * noise
     z = jnp.broadcast_to(z[:, None], (*actions.shape[:2], z.shape[-1]))
-    pi = opal.acting.low_level(observations, z)
+    pi = opal.acting.low_level(observations if seen is None else seen, z)
     log_likelihood = pi.log_prob(actions).mean()
     kl = kl_divergence(q, opal.acting.state_prior(observations[:, 0])).mean()
     loss = -log_likelihood + kl_weight * kl

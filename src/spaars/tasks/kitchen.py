@@ -47,6 +47,9 @@ def env_kwargs(subtasks: tuple[str, ...]) -> dict[str, Any]:
 SETTINGS: dict[str, dict[str, Any]] = {
     # A kitchen episode costs a second of simulation: evaluated half as often as locomotion.
     "": {"evaluation": {"every": 10_000}},
+    # How a skill moves is a matter of the robot's joints, not of what else is open
+    # (docs/lab-notebook.md).
+    "spaars-supe": {"opal": {"decoder_columns": tuple(range(9))}},
     # Published (IQL, appendix B): temperature 0.5, dropout in the actor, rewards as they are.
     "iql": {"iql": {"temperature": 0.5, "actor_dropout": 0.1, "reward_scale": 1.0}},
 }

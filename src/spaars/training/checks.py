@@ -118,6 +118,7 @@ def check(config: TrainConfig) -> None:
         "--online.offline-fraction": c.online.offline_fraction or 0.0,
         "--online.start-fraction": c.online.start_fraction,
         "--online.recent-fraction": c.online.recent_fraction,
+        "--online.follow-rate": c.online.follow_rate,
         "--deployment.rollback": c.deployment.rollback or 0.0,
         "--deployment.steadiness": c.deployment.steadiness or 0.0,
         "--deployment.caution": c.deployment.caution or 0.0,
@@ -193,6 +194,11 @@ def check(config: TrainConfig) -> None:
 def _check_skills(c: TrainConfig) -> None:
     """Whole skills everywhere: they begin at fixed steps of the run."""
     if "opal" not in METHODS[c.method].sections:
+        if c.online.follow_rate:
+            raise ConfigError(
+                f"--method {c.method} has no skills of logged episodes to follow; leave "
+                "--online.follow-rate 0."
+            )
         return
     length, task = c.opal.skill_length, get_task(c.task)
     if length < 2:
@@ -205,7 +211,17 @@ def _check_skills(c: TrainConfig) -> None:
         )
     env = task.make_env(training=True)
     limit = env.spec.max_episode_steps if env.spec is not None else None
+    assert env.observation_space.shape is not None
+    (observed,) = env.observation_space.shape
     env.close()
+    columns = c.opal.decoder_columns
+    if columns is not None and (len({*columns}) != len(columns) or not columns):
+        raise ConfigError(f"--opal.decoder-columns must be distinct columns, got {columns}.")
+    if columns is not None and max(columns) >= observed:
+        raise ConfigError(
+            f"--opal.decoder-columns {columns}: observations of {c.task} have columns 0 to "
+            f"{observed - 1}."
+        )
     if limit is None or limit % length:
         whole = [str(n) for n in range(2, 11) if limit and limit % n == 0]
         raise ConfigError(

@@ -16,6 +16,7 @@ from spaars.safety.envelope import ActionEnvelope, clip_shares
 from spaars.safety.monitor import action_rate, gate_flips
 from spaars.training.deployment import Deployment, Verdict
 from spaars.training.envs import EnvPopulation, Episode
+from spaars.training.following import Follower
 from spaars.training.population import Mapping, over_seeds
 
 Judged = tuple[Episode, Verdict]
@@ -91,10 +92,11 @@ class Collector:
         envelope: ActionEnvelope,
         mapping: Mapping,
         random_steps: int,
+        follower: Follower | None = None,
     ):
         self.envs, self.deployment, self.envelope = envs, deployment, envelope
         self.skills = agent if isinstance(agent, SkillAgent) else None
-        self.random_steps = random_steps
+        self.random_steps, self.follower = random_steps, follower
         self.keys = seeding.streams(envs.seeds, seeding.ACT)
         self._act = jax.jit(partial(_act, agent, mapping))
         self._random = jax.jit(partial(_random_actions, envs.action_dim))
@@ -113,6 +115,11 @@ class Collector:
             if self.skills is not None and i % self.skills.skill_length == 0:
                 observations = self.envs.observations
                 running = self._choose(acting, proven, explores, observations, self.keys, step)
+                if self.follower is not None:
+                    fresh = np.isnan(self.envs.previous_actions).any(-1)
+                    running = self.follower(
+                        np.asarray(running), observations, explores, fresh, self.envs.env_steps
+                    )
                 records.skills += [np.asarray(running)] * self.skills.skill_length
             for episode in self._step(acting, proven, running, records):
                 self._judge(episode, records)

@@ -247,12 +247,18 @@ METHODS: dict[str, Method] = {
     "spaars-supe": Method(
         build=_spaars_supe,
         sections=("opal", "supe", "sac", "easing", "raw", "gate"),
-        settings=_SUPE,
+        settings={
+            **_SUPE,
+            "online": {**_SUPE["online"], "follow_rate": 0.02},
+            # Returns of tasks for skills are counts; two episodes tell little of their mean.
+            "deployment": {"trial_episodes": 5},
+        },
         presets={
             "smoke": _SUPE_PRESETS["smoke"]
             | {
                 "easing": {"updates": 250, "steps": 400},
                 "raw": {"hidden": (64, 64), "critics": 3, "cloning_steps": 400},
+                "deployment": {"trial_episodes": 1},
                 "gate": {
                     "earliest_step": 800,
                     "latest_step": 1_200,

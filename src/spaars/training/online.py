@@ -29,6 +29,7 @@ from spaars.safety.envelope import ActionEnvelope
 from spaars.training.collecting import Collector, Judged
 from spaars.training.deployment import Deployment, DeploymentConfig, select
 from spaars.training.envs import EnvPopulation, Episode
+from spaars.training.following import Follower
 from spaars.training.population import Mapping, compile_updates, over_seeds, own_buffers
 
 
@@ -61,6 +62,9 @@ class OnlineConfig:
     hopper three delayed the climb and did not steady what followed (docs/lab-notebook.md)."""
     random_steps: int = 0
     """First steps with uniformly random actions (for agents that start from nothing)."""
+    follow_rate: float = 0.0
+    """Probability with which an exploring agent with skills, at each choice of its own, enters a
+    logged episode where that comes nearest and follows its skills to its end."""
     learning_starts: int = 1_000
     """Environment steps before the first online update."""
     replay_capacity: int | None = None
@@ -100,6 +104,7 @@ class OnlineLoop:
         logged_return: float | None = None,
         mapping: Mapping = "auto",
         envelope: ActionEnvelope | None = None,
+        bounds: tuple[np.ndarray, np.ndarray] | None = None,
     ):
         self.agent = agent
         self.host = replay.offline if on_host(replay.offline) else None
@@ -133,6 +138,23 @@ class OnlineLoop:
         if self.skills is not None:
             self._observe = jax.jit(partial(_observe, self.skills, mapping), donate_argnums=0)
             self.replay = replay._replace(labels=self._labels(self.skills))
+            if config.follow_rate > 0.0:
+                self.collector.follower = self._follower(self.skills, bounds)
+
+    def _follower(
+        self, agent: SkillAgent, bounds: tuple[np.ndarray, np.ndarray] | None
+    ) -> Follower:
+        assert bounds is not None, "following needs to know where logged episodes end"
+        offline = self.host if self.host is not None else self.replay.offline
+        assert offline is not None
+        return Follower(
+            self.config.follow_rate,
+            agent.skill_length,
+            self.envs.seeds,
+            np.asarray(offline.observations),
+            bounds,
+            np.asarray(self.replay.labels),
+        )
 
     def acting(self) -> Any:
         """What the newest policies read, leaves (S, ...)."""

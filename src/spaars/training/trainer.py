@@ -208,6 +208,7 @@ class Trainer:
             c.deployment,
             logged_return(self.task, self.dataset),
             envelope=c.safety.envelope(envs.envs.action_space),
+            bounds=self.dataset.episode_bounds(),
         )
         if checkpoint is not None and begun and c.deployment.rule == "proven":
             if "trials" not in checkpoint.progress:
@@ -221,6 +222,9 @@ class Trainer:
                 checkpoint.tree("deployed", acting),
                 checkpoint.tree("candidate", acting),
             )
+        if begun and loop.collector.follower is not None:
+            assert checkpoint is not None
+            loop.collector.follower.restore(checkpoint.progress["following"])
         self.state = None  # the loop owns it now; the old buffers are donated away
         self.loop = loop
         if not begun:
@@ -462,6 +466,8 @@ class Trainer:
                 self.progress["trials"] = self.loop.deployment.state()
                 trees["deployed"] = self.loop.deployment.deployed
                 trees["candidate"] = self.loop.deployment.candidate
+            if self.loop.collector.follower is not None:
+                self.progress["following"] = self.loop.collector.follower.state()
             saved = collect(self.progress, trees, self.loop.replay.ring, self.envs.state())
         else:
             saved = collect(self.progress, {"state": self.state}, None, None)
