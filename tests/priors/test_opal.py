@@ -86,4 +86,3 @@ def test_skills_tell_apart_what_the_data_do(opal):
     # What the state prior draws is one or the other, each about as often.
     drawn = acting.decode(observations[:, 0], acting.state_prior(observations[:, 0]).sample(KEY))
     assert 25 < int((drawn[:, 0] > 0).sum()) < 75
-

@@ -267,10 +267,7 @@ METHODS: dict[str, Method] = {
                 },
             },
             "quick": _SUPE_PRESETS["quick"]
-            | {
-                "easing": {"updates": 5_000},
-                "gate": {"earliest_step": 50_000, "latest_step": 70_000},
-            },
+            | {"gate": {"earliest_step": 50_000, "latest_step": 70_000}},
         },
     ),
     "bc": Method(
