@@ -119,6 +119,7 @@ def check(config: TrainConfig) -> None:
         "--online.start-fraction": c.online.start_fraction,
         "--online.recent-fraction": c.online.recent_fraction,
         "--online.follow-rate": c.online.follow_rate,
+        "--online.retrace-rate": c.online.retrace_rate,
         "--deployment.rollback": c.deployment.rollback or 0.0,
         "--deployment.steadiness": c.deployment.steadiness or 0.0,
         "--deployment.caution": c.deployment.caution or 0.0,
@@ -194,10 +195,10 @@ def check(config: TrainConfig) -> None:
 def _check_skills(c: TrainConfig) -> None:
     """Whole skills everywhere: they begin at fixed steps of the run."""
     if "opal" not in METHODS[c.method].sections:
-        if c.online.follow_rate:
+        if c.online.follow_rate or c.online.retrace_rate:
             raise ConfigError(
-                f"--method {c.method} has no skills of logged episodes to follow; leave "
-                "--online.follow-rate 0."
+                f"--method {c.method} has no skills to follow; leave --online.follow-rate and "
+                "--online.retrace-rate 0."
             )
         return
     length, task = c.opal.skill_length, get_task(c.task)

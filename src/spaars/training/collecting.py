@@ -118,7 +118,12 @@ class Collector:
                 if self.follower is not None:
                     fresh = np.isnan(self.envs.previous_actions).any(-1)
                     running = self.follower(
-                        np.asarray(running), observations, explores, fresh, self.envs.env_steps
+                        np.asarray(running),
+                        observations,
+                        explores,
+                        fresh,
+                        self.envs.env_steps,
+                        self.envs.env_steps - i,  # before this chunk
                     )
                 records.skills += [np.asarray(running)] * self.skills.skill_length
             for episode in self._step(acting, proven, running, records):
@@ -171,7 +176,10 @@ class Collector:
 
     def _judge(self, episode: Episode, records: _Records) -> None:
         self._refuse_broken_skill(episode)
-        actor = self.deployment.actors[self.envs.seeds.index(episode.seed)]
+        i = self.envs.seeds.index(episode.seed)
+        if self.follower is not None:
+            self.follower.note(i, episode)
+        actor = self.deployment.actors[i]
         records.episodes.append(episode._replace(actor=actor))
         verdict = self.deployment.after_episode(episode)
         if verdict is not None:

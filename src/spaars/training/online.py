@@ -64,7 +64,12 @@ class OnlineConfig:
     """First steps with uniformly random actions (for agents that start from nothing)."""
     follow_rate: float = 0.0
     """Probability with which an exploring agent with skills, at each choice of its own, enters a
-    logged episode where that comes nearest and follows its skills to its end."""
+    logged episode where that comes nearest and follows its skills to its end. (`OnlineLearner`
+    does not.)"""
+    retrace_rate: float = 0.0
+    """Probability with which an exploring episode of an agent with skills runs from its beginning
+    the skills of one of the seed's own that no other has beaten. (Nor does
+    `OnlineLearner`.)"""
     learning_starts: int = 1_000
     """Environment steps before the first online update."""
     replay_capacity: int | None = None
@@ -138,7 +143,7 @@ class OnlineLoop:
         if self.skills is not None:
             self._observe = jax.jit(partial(_observe, self.skills, mapping), donate_argnums=0)
             self.replay = replay._replace(labels=self._labels(self.skills))
-            if config.follow_rate > 0.0:
+            if config.follow_rate > 0.0 or config.retrace_rate > 0.0:
                 self.collector.follower = self._follower(self.skills, bounds)
 
     def _follower(
@@ -149,12 +154,20 @@ class OnlineLoop:
         assert offline is not None
         return Follower(
             self.config.follow_rate,
+            self.config.retrace_rate,
             agent.skill_length,
             self.envs.seeds,
             np.asarray(offline.observations),
             bounds,
             np.asarray(self.replay.labels),
+            self._stored_skill,
+            self.replay.ring.capacity,
         )
+
+    def _stored_skill(self, i: int, step: int) -> np.ndarray:
+        ring = self.replay.ring
+        assert ring.storage.latents is not None
+        return np.asarray(ring.storage.latents[i, step % ring.capacity])
 
     def acting(self) -> Any:
         """What the newest policies read, leaves (S, ...)."""

@@ -224,7 +224,7 @@ class Trainer:
             )
         if begun and loop.collector.follower is not None:
             assert checkpoint is not None
-            loop.collector.follower.restore(checkpoint.progress["following"])
+            loop.collector.follower.restore(checkpoint.progress["follower"])
         self.state = None  # the loop owns it now; the old buffers are donated away
         self.loop = loop
         if not begun:
@@ -467,7 +467,7 @@ class Trainer:
                 trees["deployed"] = self.loop.deployment.deployed
                 trees["candidate"] = self.loop.deployment.candidate
             if self.loop.collector.follower is not None:
-                self.progress["following"] = self.loop.collector.follower.state()
+                self.progress["follower"] = self.loop.collector.follower.state()
             saved = collect(self.progress, trees, self.loop.replay.ring, self.envs.state())
         else:
             saved = collect(self.progress, {"state": self.state}, None, None)
