@@ -92,11 +92,12 @@ class Collector:
         envelope: ActionEnvelope,
         mapping: Mapping,
         random_steps: int,
-        follower: Follower | None = None,
     ):
         self.envs, self.deployment, self.envelope = envs, deployment, envelope
         self.skills = agent if isinstance(agent, SkillAgent) else None
-        self.random_steps, self.follower = random_steps, follower
+        self.random_steps = random_steps
+        self.follower: Follower | None = None
+        """Of agents with skills, where there is one: `OnlineLoop` knows their labels."""
         self.keys = seeding.streams(envs.seeds, seeding.ACT)
         self._act = jax.jit(partial(_act, agent, mapping))
         self._random = jax.jit(partial(_random_actions, envs.action_dim))
