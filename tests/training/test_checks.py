@@ -187,3 +187,9 @@ def test_what_skills_cannot_do_is_refused(method: str, changes: dict, words: str
     check(preset_config("point-on", method, "smoke"))
     with pytest.raises(ConfigError, match=words):
         check(preset_config(task, method, "smoke", **rest))
+
+
+@pytest.mark.parametrize("option", ["follow_rate", "retrace_rate"])
+def test_following_needs_skills(option: str) -> None:
+    with pytest.raises(ConfigError, match=r"has no skills to follow; leave --online\.follow-rate"):
+        check(preset_config("hopper-medium", "spaars", "smoke", online={option: 0.1}))

@@ -1,4 +1,4 @@
-"""Exploration along logged episodes."""
+"""Exploration along logged episodes and the agent's own best."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import toy
+from spaars.data import Dataset
 from spaars.data.replay import Batch, window_rows
 from spaars.data.sources import load_dataset
 from spaars.deploy.policy import state_shapes
@@ -19,10 +20,27 @@ from spaars.training.following import Follower
 from spaars.training.run import train
 
 H = 2
-# Two episodes of one column: 0 1 2 3 4 5 and 10 11 12 13; windows begin at all rows but the last.
-OBSERVATIONS = np.array([0, 1, 2, 3, 4, 5, 10, 11, 12, 13], np.float32)[:, None]
-BOUNDS = np.array([0, 6]), np.array([6, 10])
-# The label of a window is the row where it begins.
+
+
+def logged(*lengths: int) -> Dataset:
+    """Episodes of one column: 0 1 2 3 4 5 and 10 11 12 13, cut into `lengths`."""
+    observations = np.array([0, 1, 2, 3, 4, 5, 10, 11, 12, 13], np.float32)[:, None]
+    n = len(observations)
+    truncated = np.zeros(n, bool)
+    truncated[np.cumsum(lengths) - 1] = True
+    return Dataset.build(
+        label="toy",
+        observations=observations,
+        actions=np.zeros((n, 1)),
+        rewards=np.zeros(n),
+        next_observations=observations,
+        terminated=np.zeros(n, bool),
+        truncated=truncated,
+    )
+
+
+LOGGED = logged(6, 4)
+# Windows begin at all rows but an episode's last; the label of one is the row where it does.
 LABELS = np.array([[0, 1, 2, 3, 4, 6, 7, 8]], np.float32)[..., None]
 OWN = np.full((1, 1), -1.0, np.float32)
 
@@ -32,7 +50,7 @@ def never_asked(i: int, step: int) -> np.ndarray:
 
 
 def follower(rate: float = 1.0, retrace_rate: float = 0.0, stored=never_asked) -> Follower:
-    return Follower(rate, retrace_rate, H, [5], OBSERVATIONS, BOUNDS, LABELS, stored, 100)
+    return Follower(rate, retrace_rate, H, [5], LOGGED, LABELS, stored, 100)
 
 
 def ask(follower: Follower, at: float, step: int, explores=True, fresh=False, stored=0) -> float:
@@ -100,9 +118,8 @@ def test_it_goes_on_after_a_resume():
 
 
 def test_episodes_shorter_than_a_skill_are_never_entered():
-    bounds = np.array([0, 1, 6]), np.array([1, 6, 10])
     labels = np.array([[1, 2, 3, 4, 6, 7, 8]], np.float32)[..., None]
-    one = Follower(1.0, 0.0, H, [5], OBSERVATIONS, bounds, labels, never_asked, 100)
+    one = Follower(1.0, 0.0, H, [5], logged(1, 5, 4), labels, never_asked, 100)
     assert {ask(one, 0.0, step, fresh=True) for step in range(20)} == {1, 6}
 
 

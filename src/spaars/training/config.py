@@ -249,10 +249,8 @@ METHODS: dict[str, Method] = {
         sections=("opal", "supe", "sac", "easing", "raw", "gate"),
         settings={
             **_SUPE,
-            "online": {**_SUPE["online"], "follow_rate": 0.02, "retrace_rate": 0.25},
-            # Returns of tasks for skills are counts; two episodes tell little of their mean. What
-            # follows another's doings often fails, and says nothing of the policy.
-            "deployment": {"trial_episodes": 5, "caution": None},
+            # Returns of tasks for skills are counts; two episodes tell little of their mean.
+            "deployment": {"trial_episodes": 5},
         },
         presets={
             "smoke": _SUPE_PRESETS["smoke"]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from spaars import seeding
+from spaars.data import Dataset
 from spaars.data.replay import window_rows
 from spaars.training.envs import Episode
 
@@ -28,7 +29,7 @@ class Follower:
     An episode retraces from its beginning, with a probability `retrace_rate`, one of the seed's own
     that no other has beaten. Else every choice becomes, with a probability `rate`, the beginning of
     an excursion: a logged episode is drawn at random, entered at the window whose first observation
-    is nearest, in units of the dataset's standard deviations, and followed to its end.
+    is nearest, as observations are standardised, and followed to its end.
     """
 
     def __init__(
@@ -37,24 +38,22 @@ class Follower:
         retrace_rate: float,
         skill_length: int,
         seeds: Sequence[int],
-        observations: np.ndarray,
-        bounds: tuple[np.ndarray, np.ndarray],
+        dataset: Dataset,
         labels: np.ndarray,
         stored: Callable[[int, int], np.ndarray],
         capacity: int,
     ):
-        """`observations` (n, obs) of the dataset, its episodes' `bounds` (m,), (m,), and the
-        skills `labels` (S, w, k) that its windows are taken for, in the order of `window_rows`.
-        `stored(i, step)` is the skill (k,) that seed number i ran at one of the last `capacity`
-        environment steps.
+        """`labels` (S, w, k) are the skills that the dataset's windows are taken for, in the order
+        of `window_rows`. `stored(i, step)` is the skill (k,) that seed number i ran at one of the
+        last `capacity` environment steps.
         """
         self.rate, self.retrace_rate = rate, retrace_rate
         self.length, self.seeds = skill_length, seeds
-        self.observations, self.labels = observations, labels
+        self.observations, self.labels = dataset.observations, labels
         self.stored, self.capacity = stored, capacity
-        starts, stops = bounds
+        starts, stops = dataset.episode_bounds()
         self.rows = window_rows(starts, stops, skill_length)
-        self.scale = observations.std(0) + 1e-6
+        _, self.scale = dataset.observation_statistics()
         lengths = np.maximum(stops - skill_length + 1 - starts, 0)
         ends = np.cumsum(lengths)
         # First and one-past-last window of every episode that has one.

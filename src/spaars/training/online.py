@@ -10,6 +10,7 @@ import numpy as np
 
 from spaars import seeding
 from spaars.algos.agent import Agent, SkillAgent
+from spaars.data import Dataset
 from spaars.data.replay import (
     Batch,
     Mixture,
@@ -109,7 +110,7 @@ class OnlineLoop:
         logged_return: float | None = None,
         mapping: Mapping = "auto",
         envelope: ActionEnvelope | None = None,
-        bounds: tuple[np.ndarray, np.ndarray] | None = None,
+        dataset: Dataset | None = None,
     ):
         self.agent = agent
         self.host = replay.offline if on_host(replay.offline) else None
@@ -144,21 +145,16 @@ class OnlineLoop:
             self._observe = jax.jit(partial(_observe, self.skills, mapping), donate_argnums=0)
             self.replay = replay._replace(labels=self._labels(self.skills))
             if config.follow_rate > 0.0 or config.retrace_rate > 0.0:
-                self.collector.follower = self._follower(self.skills, bounds)
+                self.collector.follower = self._follower(self.skills, dataset)
 
-    def _follower(
-        self, agent: SkillAgent, bounds: tuple[np.ndarray, np.ndarray] | None
-    ) -> Follower:
-        assert bounds is not None, "following needs to know where logged episodes end"
-        offline = self.host if self.host is not None else self.replay.offline
-        assert offline is not None
+    def _follower(self, agent: SkillAgent, dataset: Dataset | None) -> Follower:
+        assert dataset is not None, "following needs the logged episodes"
         return Follower(
             self.config.follow_rate,
             self.config.retrace_rate,
             agent.skill_length,
             self.envs.seeds,
-            np.asarray(offline.observations),
-            bounds,
+            dataset,
             np.asarray(self.replay.labels),
             self._stored_skill,
             self.replay.ring.capacity,

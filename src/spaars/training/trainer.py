@@ -208,7 +208,7 @@ class Trainer:
             c.deployment,
             logged_return(self.task, self.dataset),
             envelope=c.safety.envelope(envs.envs.action_space),
-            bounds=self.dataset.episode_bounds(),
+            dataset=self.dataset,
         )
         if checkpoint is not None and begun and c.deployment.rule == "proven":
             if "trials" not in checkpoint.progress:
