@@ -14,7 +14,7 @@ from jaxtyping import Array, Key, PRNGKeyArray
 # Never renumber: the numbers are part of every published result.
 TRAIN_EPISODE, EVAL_EPISODE, BEHAVIOUR_EPISODE, DEMONSTRATION = 1, 2, 3, 4
 INIT, OFFLINE, ACT, UPDATE, EVIDENCE, EVALUATION = 11, 12, 13, 14, 15, 16
-FOLLOW, RETRACE = 17, 18
+SPLICE, RETRACE = 17, 18
 OWN_LOOP_ACT, OWN_LOOP_UPDATE, OWN_LOOP_EVIDENCE = 21, 22, 23
 
 

@@ -160,6 +160,25 @@ def test_own_skills_and_the_critics_come_to_count(state):
     assert loss(batch, 1) == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_best_episodes_take_the_place_of_the_logged_skills(state):
+    batch = windows()
+    best = slice(LOGGED, LOGGED + 1)
+    held = agent(EasingConfig(updates=1, weight_end=1.0, steps=10))
+    held = dataclasses.replace(held, best_rows=1)
+    start = state.skill.sac.actor.params
+
+    def loss(progress):
+        sac = state.skill.sac._replace(updates=jnp.int32(SKILLS.utd * 10 * progress))
+        eased = held.easing_of(state._replace(skill=state.skill._replace(sac=sac)), batch)
+        obs = sac.normaliser(batch.observations[:, 0])
+        q = sac.critics.params(obs, sac.actor.params(obs).mode())
+        scale = float(jnp.abs(q).mean() + jnp.exp(sac.log_temperature.params))
+        return float(eased.loss(start)) / scale
+
+    assert loss(0) == pytest.approx(cloning(start, batch, slice(0, LOGGED)), rel=1e-4)
+    assert loss(1) == pytest.approx(cloning(start, batch, best), rel=1e-4)
+
+
 def test_the_target_entropy_is_not_above_the_starts(state):
     """The temperature falls as long as the entropy is above its target, and rises below it."""
     sac = dataclasses.replace(SKILLS.sac, target_entropy_scale=-20.0)  # a target of 40 nats

@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spaars.data.replay import (
+    BEST_KEPT,
     Batch,
     Mixture,
     Normaliser,
     NStep,
     Replay,
     as_batch,
+    best_episodes,
     empty_ring,
     insert,
     recent_episodes,
@@ -24,6 +26,7 @@ from spaars.data.replay import (
     sample_recent,
     sample_windows,
     start_rows,
+    unbeaten,
     window_rows,
 )
 
@@ -205,6 +208,22 @@ def test_recent_episodes_are_the_newest_and_the_running_one(lengths, running, co
     assert set(map(tuple, table[0].tolist())) == set(newest)
 
 
+def test_the_best_episodes_are_the_highest_returns_and_their_equals():
+    ends, returns = [4, 8, 12, 16, 20, 24], [3.0, 1.0, 4.0, np.nan, 3.0, 2.0]
+    assert unbeaten(ends, returns, 0) == [(8, 12)]
+    # The second best is 3, and another one equals it: of equals the newest first.
+    assert unbeaten(ends, returns, 0, count=2) == [(8, 12), (16, 20), (0, 4)]
+    assert unbeaten(ends, returns, 1, count=2) == [(8, 12), (16, 20)]  # that one is overwritten
+    assert unbeaten(ends, returns, 0, count=9, above=2.0) == [(8, 12), (16, 20), (0, 4)]
+    assert unbeaten(ends, returns, 24) == unbeaten([], [], 0) == []
+    table = best_episodes([ends, []], [returns, []], 25, 24, count=2)
+    assert table.shape == (2, BEST_KEPT, 2)
+    assert set(map(tuple, table[0].tolist())) == {(8, 12), (16, 20)}
+    assert set(map(tuple, table[1].tolist())) == {(1, 25)}
+    many = best_episodes([range(1, 301)], [[1.0] * 300], 300, 300, count=10)
+    assert {last for _, last in many[0].tolist()} == set(range(301 - BEST_KEPT, 301))
+
+
 def ring_of(lengths, capacity):
     """Seed s's rows carry 1000 s + the number of their episode; the newest two are recent."""
     ring = empty_ring(2, capacity, 2, 1)
@@ -351,3 +370,27 @@ def test_sampled_windows_are_whole_and_carry_their_skills():
     # Every row has the skill of its window, as this seed's prior or its own acting says.
     wanted = np.where(first >= 1_000, 10 + (first - 1_000) // 4, first - 100 + 50)
     np.testing.assert_array_equal(batch.latents[..., 0], np.repeat(wanted[..., None], 4, -1))
+
+
+def test_windows_of_the_best_episodes_come_behind_the_datasets():
+    ring = empty_ring(2, 16, 2, 1, latent_dim=1)
+    chunk = numbered(np.arange(24), 2)._replace(latents=jnp.zeros((2, 24, 1), jnp.float32))
+    for part in range(6):
+        ring = insert(ring, jax.tree.map(lambda x, p=part: x[:, 4 * p : 4 * p + 4], chunk))
+    # Rows 8 to 23 are there; seed 1's best are 8 to 11 and 16 to 23, across the ring's seam.
+    best = jnp.array([[[8, 24]] * 2, [[8, 12], [16, 24]]])
+    labels = jnp.zeros((2, 1, 1), jnp.float32)
+    logged = numbered(np.arange(100, 110))
+    replay = Replay(ring, logged, windows=jnp.array([0]), labels=labels, best=best)
+    batch = sample_windows(replay, jnp.int32(1), KEY, 60, 8, 0.25, 4, best_fraction=0.5)
+    rows_agree(batch)
+    np.testing.assert_array_equal(np.diff(batch.rewards, axis=-1), 1.0)
+    first = np.asarray(batch.rewards[..., 0])
+    assert set(first[:, :2].ravel()) == {100.0}
+    numbers, counts = np.unique(first[:, 2:5], return_counts=True)
+    assert numbers.tolist() == [1_008.0, 1_016.0, 1_020.0]
+    assert counts[0] == pytest.approx(90, abs=25)  # an episode is as likely as a longer one
+    assert set(first[:, 5:].ravel()) == {1_008.0, 1_012.0, 1_016.0, 1_020.0}
+    # The rows from everywhere are those drawn without the others.
+    plain = sample_windows(replay, jnp.int32(1), KEY, 60, 5, 0.4, 4)
+    np.testing.assert_array_equal(first[:, 5:], plain.rewards[:, 2:, 0])

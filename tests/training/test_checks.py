@@ -177,7 +177,8 @@ def test_settings_that_the_method_does_not_read_are_refused(method, changes, fla
         ({"opal": {"decoder_columns": (0, 4)}}, "columns 0 to 3"),
         ({"opal": {"decoder_columns": (1, 1)}}, "must be distinct columns"),
         ({"opal": {"decoder_columns": ()}}, "must be distinct columns"),
-        ({"online": {"follow_rate": 1.5}}, r"--online.follow-rate must lie in \[0, 1\]"),
+        ({"online": {"splice_rate": 1.5}}, r"--online.splice-rate must lie in \[0, 1\]"),
+        ({"online": {"splice_rate": 0.6, "retrace_rate": 0.6}}, "they sum to more than 1"),
         ({"online": {"random_steps": 100}, "deployment": {"rule": "latest"}}, "--online.random-st"),
     ],
 )
@@ -189,7 +190,8 @@ def test_what_skills_cannot_do_is_refused(method: str, changes: dict, words: str
         check(preset_config(task, method, "smoke", **rest))
 
 
-@pytest.mark.parametrize("option", ["follow_rate", "retrace_rate"])
-def test_following_needs_skills(option: str) -> None:
-    with pytest.raises(ConfigError, match=r"has no skills to follow; leave --online\.follow-rate"):
+@pytest.mark.parametrize("option", ["splice_rate", "retrace_rate", "best_fraction"])
+def test_retracing_needs_skills(option: str) -> None:
+    flag = option.replace("_", "-")
+    with pytest.raises(ConfigError, match=rf"spaars has no skills; leave out --online\.{flag}"):
         check(preset_config("hopper-medium", "spaars", "smoke", online={option: 0.1}))

@@ -122,6 +122,12 @@ def test_after_a_bad_exploration_the_deployed_policy_acts_once():
     assert trials.actor == "explore"
 
 
+def test_a_retraced_episode_says_nothing_of_the_policy():
+    trials = measured()
+    assert after_episode(TWO, trials, episode(0, 10)._replace(actor="retrace")) is None
+    assert (trials.actor, trials.best_explored) == ("explore", None)
+
+
 def test_a_trial_that_is_due_comes_before_caution():
     trials = Trials(actor="explore", deployed_returns=[60.0], next_trial=100)
     after_episode(TWO, trials, episode(0, 100))

@@ -76,7 +76,8 @@ def test_every_peer_stops_and_goes_on_with_the_same_bits(
     short = {"steps": 500, "learning_starts": 100, "random_steps": 100}
     stop = 240 if method in TASK else 250
     if method in TASK:
-        short = {"steps": 480, "learning_starts": 120, "follow_rate": 0.3, "retrace_rate": 0.3}
+        short = {"steps": 480, "learning_starts": 120, "splice_rate": 0.3, "retrace_rate": 0.3}
+        short["best_fraction"] = 0.5
     online = {} if method == "bc" else {"online": short}
     config = preset_config(
         TASK.get(method, "point"),

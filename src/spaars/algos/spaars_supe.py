@@ -120,6 +120,8 @@ class SpaarsSupe:
     raw: RawConfig = RawConfig()
     gate: GateConfig = GateConfig()
     easing: EasingConfig = EasingConfig()
+    best_rows: int = 0
+    """So many windows of a batch, behind the dataset's, are of the agent's best episodes."""
 
     prior_in: ClassVar[tuple[str, ...]] = ("skill", "prior")
     """Where the state keeps its prior."""
@@ -335,10 +337,14 @@ class SpaarsSupe:
         # All of it in here: not every update of the critics is one of the actor.
         def loss(actor: TanhGaussianPolicy) -> Array:
             q = critics(obs, sac.actor.params(obs).mode())
-            advantages = (critics(obs, u) - q).mean(0)
-            weights = iql.regression_weights(advantages, c.temperature * progress)
-            logged = jnp.arange(obs.shape[0]) < self.skills.logged_rows
-            weights *= jnp.where(logged, 1.0, progress)
+            row, n = jnp.arange(obs.shape[0]), self.skills.logged_rows
+            if self.best_rows:
+                best = (row >= n) & (row < n + self.best_rows)
+                weights = jnp.where(row < n, 1.0 - progress, jnp.where(best, progress, 0.0))
+            else:
+                advantages = (critics(obs, u) - q).mean(0)
+                weights = iql.regression_weights(advantages, c.temperature * progress)
+                weights *= jnp.where(row < n, 1.0, progress)
             weights /= weights.mean()
             # With the temperature: while the critics know nothing, entropy must not win.
             scale = jnp.abs(q).mean() + jnp.exp(sac.log_temperature.params)

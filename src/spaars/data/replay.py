@@ -196,6 +196,53 @@ def recent_episodes(ends: Sequence[Sequence[int]], inserted: int, count: int) ->
     return table
 
 
+def unbeaten(
+    ends: Sequence[int],
+    returns: Sequence[float],
+    oldest: int,
+    count: int = 1,
+    above: float = -np.inf,
+) -> list[tuple[int, int]]:
+    """First and one-past-last rows of one seed's best episodes, of equals the newest first.
+
+    These are the `count` best and all that equal the last of them, if their return is `above` what
+    is asked. An episode ended at each of `ends`, with the return beside it, NaN where that is not
+    known; rows before `oldest` are gone.
+    """
+    firsts = [0, *ends][: len(ends)]
+    known = [
+        (value, first, end)
+        for value, first, end in zip(returns, firsts, ends, strict=True)
+        if value > above and first >= oldest
+    ]
+    known.sort(key=lambda one: (one[0], one[2]), reverse=True)
+    least = known[min(count, len(known)) - 1][0] if known else 0.0
+    return [(first, end) for value, first, end in known if value >= least]
+
+
+BEST_KEPT = 128
+
+
+def best_episodes(
+    ends: Sequence[Sequence[int]],
+    returns: Sequence[Sequence[float]],
+    inserted: int,
+    capacity: int,
+    count: int,
+) -> np.ndarray:
+    """First and one-past-last rows (seeds, BEST_KEPT, 2) of the best episodes (`unbeaten`).
+
+    Where there are fewer, they repeat; before one has ended, all rows so far stand for it.
+    """
+    oldest = max(inserted - capacity, 0)
+    table = np.empty((len(ends), BEST_KEPT, 2), np.int32)
+    for seed in range(len(ends)):
+        best = unbeaten(ends[seed], returns[seed], oldest, count)[:BEST_KEPT]
+        best = best or [(oldest, max(inserted, 1))]
+        table[seed] = np.array(best, np.int32)[np.arange(BEST_KEPT) % len(best)]
+    return table
+
+
 def sample_recent(
     ring: Ring,
     episodes: Int[Array, "n two"],
@@ -265,6 +312,8 @@ class Replay(NamedTuple):
     """Its rows at which windows begin (`window_rows`), for agents with skills."""
     episodes: Int[Array, "seeds n 2"] | None = None
     """First and one-past-last rows of each seed's newest episodes (`recent_episodes`)."""
+    best: Int[Array, "seeds n 2"] | None = None
+    """The same of each seed's best episodes (`best_episodes`), for agents with skills."""
     labels: Float[Array, "seeds w k"] | None = None
     """Skills that each seed's prior takes those windows for."""
     rows: Int[Array, ""] | None = None
@@ -288,6 +337,11 @@ class Replay(NamedTuple):
 def logged_rows(batch_size: int, offline_fraction: float) -> int:
     """How many of a batch's windows are the dataset's."""
     return round(batch_size * offline_fraction)
+
+
+def best_rows(batch_size: int, offline_fraction: float, best_fraction: float) -> int:
+    """How many of a batch's windows, behind the dataset's, are from the best episodes."""
+    return round((batch_size - logged_rows(batch_size, offline_fraction)) * best_fraction)
 
 
 def windowed_rows(
@@ -320,26 +374,40 @@ def sample_windows(
     batch_size: int,
     offline_fraction: float,
     length: int,
+    best_fraction: float = 0.0,
 ) -> Batch:
-    """Windows of `length` rows, leaves (updates, batch, length, ...): dataset first, then ring.
+    """Windows of `length` rows, leaves (updates, batch, length, ...).
 
-    What is stored in the ring must be a whole number of windows.
+    In the order: dataset, best episodes, ring. What is stored in the ring must be a whole number
+    of windows, and every episode in it.
     """
     ring = replay.ring
     logged = logged_rows(batch_size, offline_fraction)
+    best = best_rows(batch_size, offline_fraction, best_fraction)
+    online_key = jax.random.split(key)[1]
     parts = []
+
+    def stored(first: Int[Array, "updates n"]) -> Batch:
+        rows = (first[..., None] + jnp.arange(length)) % ring.capacity
+        return jax.tree.map(lambda x: x[seed_index, rows], ring.storage)
+
     if logged:
         assert replay.labels is not None
         rows = windowed_rows(replay, key, updates, batch_size, offline_fraction, length)
         u = replay.labels[seed_index, _window_numbers(replay, key, updates, logged)]
         u = jnp.broadcast_to(u[..., None, :], (*u.shape[:2], length, u.shape[-1]))
         parts.append(replay.logged_part(seed_index, rows)._replace(latents=u))
-    if logged < batch_size:
-        online_key = jax.random.split(key)[1]
-        shape = (updates, batch_size - logged)
-        rows = length * jax.random.randint(online_key, shape, 0, ring.size // length)
-        rows = rows[..., None] + jnp.arange(length)
-        parts.append(jax.tree.map(lambda x: x[seed_index, rows], ring.storage))
+    if best:
+        assert replay.best is not None
+        episode_key, window_key = jax.random.split(jax.random.fold_in(online_key, 1))
+        episodes = replay.best[seed_index]
+        chosen = episodes[jax.random.randint(episode_key, (updates, best), 0, episodes.shape[0])]
+        windows = ((chosen[..., 1] - chosen[..., 0]) // length).astype(jnp.float32)
+        number = jax.random.uniform(window_key, windows.shape) * windows
+        parts.append(stored(chosen[..., 0] + length * number.astype(jnp.int32)))
+    if logged + best < batch_size:
+        shape = (updates, batch_size - logged - best)
+        parts.append(stored(length * jax.random.randint(online_key, shape, 0, ring.size // length)))
     return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
 
 

@@ -685,6 +685,7 @@ class OnlineLearner:
             "actions": [],
             "episode_index": [own["episodes"]],
             "episode_ends": [list(self._learner.ends)],
+            "episode_returns": [list(self._learner.returns)],
             "env_steps": own["steps"],
             "env_errors": [0],
         }

@@ -11,7 +11,7 @@ import numpy as np
 from spaars import seeding
 from spaars.algos.agent import Agent, SkillAgent
 from spaars.data import Dataset
-from spaars.data.replay import Batch, Replay, empty_ring, insert, recent_episodes
+from spaars.data.replay import Batch, Replay, best_episodes, empty_ring, insert, recent_episodes
 from spaars.errors import RunError
 from spaars.own_loop.acting import Snapshot
 from spaars.own_loop.records import End, RollBack, Row, batch_of, explored_in
@@ -59,6 +59,8 @@ class Learning:
         """Rows stored: with skills, fewer than steps where an episode was cut inside one."""
         self.ends: list[int] = []
         """Rows at which episodes ended."""
+        self.returns: list[float] = []
+        """Return of each, NaN where it is not known."""
         self.partial: list[Row] = []
         """The running skill's rows."""
         self.explored: list[tuple[int, float]] = []
@@ -103,9 +105,15 @@ class Learning:
             raise self.diverged
 
     def _sampled(self) -> Replay:
-        """The replay, with the newest episodes marked."""
-        newest = recent_episodes([self.ends], self.rows, self.config.online.recent_episodes)
-        return self.replay._replace(episodes=jnp.asarray(newest))
+        """The replay, with the newest and the best episodes marked."""
+        online, ring = self.config.online, self.replay.ring
+        newest = recent_episodes([self.ends], self.rows, online.recent_episodes)
+        replay = self.replay._replace(episodes=jnp.asarray(newest))
+        if online.best_fraction > 0.0:
+            ended = [self.ends], [self.returns]
+            best = best_episodes(*ended, self.rows, ring.capacity, online.best_episodes)
+            replay = replay._replace(best=jnp.asarray(best))
+        return replay
 
     def snapshot(self) -> Snapshot:
         tree = self._programs.acting(self.state)
@@ -125,6 +133,7 @@ class Learning:
             if isinstance(item, End):
                 self.partial = []
                 self.ends.append(self.rows)
+                self.returns.append(np.nan if item.entry is None else item.entry[1])
                 if item.entry is not None and item.entry[3] == "explore":
                     self.explored.append((item.entry[0], item.entry[1]))
             else:
@@ -231,6 +240,7 @@ class Learning:
         progress = checkpoint.progress
         self.replay = self.replay._replace(ring=checkpoint.ring(self.replay.ring))
         self.rows, self.ends = progress["inserted"], list(progress["episode_ends"][0])
+        self.returns = list(checkpoint.episode_returns[0])
         self.updates, self.rolled_back = own["updates"], own["rolled_back"]
         self.armed, self.shut_at = progress["armed"][0], own["shut_at"]
         self.events = list(own["learning_events"])
@@ -251,10 +261,13 @@ class Learning:
         }
         ring = ring._replace(storage=Batch(**storage), inserted=jnp.int32(kept))
         self.replay, self.rows = self.replay._replace(ring=ring), kept
-        ends = [end - (inserted - kept) for end in progress["episode_ends"][index]]
-        self.ends = [end for end in ends if end > 0]
-        if kept and kept not in self.ends:
-            self.ends.append(kept)  # its running episode is not gone on with
+        ends, returns = progress["episode_ends"][index], checkpoint.episode_returns[index]
+        gone = inserted - kept
+        ended = zip(ends, returns, strict=True)
+        there = [(end - gone, value) for end, value in ended if end > gone]
+        if kept and kept not in [end for end, _ in there]:
+            there.append((kept, np.nan))  # its running episode is not gone on with
+        self.ends, self.returns = [end for end, _ in there], [value for _, value in there]
         self.seen, self.armed = progress["env_steps"], bool(progress["armed"][index])
         self.explored = explored_in(progress["episodes"][index])
         rollbacks = progress["rollbacks"][index]

@@ -59,11 +59,18 @@ class Checkpoint(NamedTuple):
         }
         return Ring(Batch(**storage), jnp.int32(self.progress["inserted"]))
 
+    @property
+    def episode_returns(self) -> list[list[float]]:
+        """Of every seed's ended episodes; NaN in those of older versions, which did not keep it."""
+        unknown = [[np.nan] * len(ends) for ends in self.progress["episode_ends"]]
+        return self.progress.get("episode_returns", unknown)
+
     def env_state(self) -> dict[str, Any]:
         actions = [self.arrays[f"actions/{i}"] for i in range(len(self.progress["episode_index"]))]
         return {
             "episode_index": self.progress["episode_index"],
             "episode_ends": self.progress["episode_ends"],
+            "episode_returns": self.episode_returns,
             "env_steps": self.progress["env_steps"],
             "env_errors": self.progress.get("env_errors", [0] * len(actions)),
             "actions": actions,
@@ -92,6 +99,7 @@ def collect(
         progress["inserted"] = int(ring.inserted)
         progress["episode_index"] = env_state["episode_index"]
         progress["episode_ends"] = env_state["episode_ends"]
+        progress["episode_returns"] = env_state["episode_returns"]
         progress["env_steps"] = env_state["env_steps"]
         progress["env_errors"] = env_state["env_errors"]
     return Checkpoint(progress, arrays)

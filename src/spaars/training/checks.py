@@ -52,6 +52,7 @@ def check(config: TrainConfig) -> None:
         "--sac.actor-every": c.sac.actor_every,
         "--sac.target-subset": c.sac.target_subset if c.sac.target_subset is not None else 1,
         "--bc.batch-size": c.bc.batch_size,
+        "--online.best-episodes": c.online.best_episodes,
         "--opal.skill-length": c.opal.skill_length,
         "--opal.latent-dim": c.opal.latent_dim,
         "--opal.recurrent": c.opal.recurrent,
@@ -118,8 +119,9 @@ def check(config: TrainConfig) -> None:
         "--online.offline-fraction": c.online.offline_fraction or 0.0,
         "--online.start-fraction": c.online.start_fraction,
         "--online.recent-fraction": c.online.recent_fraction,
-        "--online.follow-rate": c.online.follow_rate,
         "--online.retrace-rate": c.online.retrace_rate,
+        "--online.splice-rate": c.online.splice_rate,
+        "--online.best-fraction": c.online.best_fraction,
         "--deployment.rollback": c.deployment.rollback or 0.0,
         "--deployment.steadiness": c.deployment.steadiness or 0.0,
         "--deployment.caution": c.deployment.caution or 0.0,
@@ -128,6 +130,11 @@ def check(config: TrainConfig) -> None:
     }.items():
         if not 0.0 <= share <= 1.0:
             raise ConfigError(f"{flag} must lie in [0, 1], got {share}.")
+    if c.online.retrace_rate + c.online.splice_rate > 1.0:
+        raise ConfigError(
+            f"--online.retrace-rate ({c.online.retrace_rate}) and --online.splice-rate "
+            f"({c.online.splice_rate}) are shares of the same episodes; they sum to more than 1."
+        )
     for flag, share in {
         "--learner.discount": c.learner.discount,
         "--offline.expectile": c.offline.expectile,
@@ -195,11 +202,13 @@ def check(config: TrainConfig) -> None:
 def _check_skills(c: TrainConfig) -> None:
     """Whole skills everywhere: they begin at fixed steps of the run."""
     if "opal" not in METHODS[c.method].sections:
-        if c.online.follow_rate or c.online.retrace_rate:
-            raise ConfigError(
-                f"--method {c.method} has no skills to follow; leave --online.follow-rate and "
-                "--online.retrace-rate 0."
-            )
+        for flag, value in {
+            "--online.retrace-rate": c.online.retrace_rate,
+            "--online.splice-rate": c.online.splice_rate,
+            "--online.best-fraction": c.online.best_fraction,
+        }.items():
+            if value:
+                raise ConfigError(f"--method {c.method} has no skills; leave out {flag}.")
         return
     length, task = c.opal.skill_length, get_task(c.task)
     if length < 2:

@@ -16,8 +16,8 @@ from spaars.safety.envelope import ActionEnvelope, clip_shares
 from spaars.safety.monitor import action_rate, gate_flips
 from spaars.training.deployment import Deployment, Verdict
 from spaars.training.envs import EnvPopulation, Episode
-from spaars.training.following import Follower
 from spaars.training.population import Mapping, over_seeds
+from spaars.training.retracing import Best, Retracer
 
 Judged = tuple[Episode, Verdict]
 
@@ -96,7 +96,7 @@ class Collector:
         self.envs, self.deployment, self.envelope = envs, deployment, envelope
         self.skills = agent if isinstance(agent, SkillAgent) else None
         self.random_steps = random_steps
-        self.follower: Follower | None = None
+        self.retracer: Retracer | None = None
         """Of agents with skills, where there is one: `OnlineLoop` knows their labels."""
         self.keys = seeding.streams(envs.seeds, seeding.ACT)
         self._act = jax.jit(partial(_act, agent, mapping))
@@ -104,8 +104,11 @@ class Collector:
         if self.skills is not None:
             self._choose = jax.jit(partial(_choose, self.skills, mapping))
 
-    def collect(self, acting: Any, steps: int) -> Chunk:
-        """`steps` steps by the newest policies, `acting`, and by those that prove or hold them."""
+    def collect(self, acting: Any, steps: int, best: Best = ()) -> Chunk:
+        """`steps` steps by the newest policies, `acting`, and by those that prove or hold them.
+
+        `best` are the episodes that may be retraced.
+        """
         self.deployment.offer(acting)
         records = _Records(self.envs.previous_actions)
         running: Any = None
@@ -116,16 +119,10 @@ class Collector:
             if self.skills is not None and i % self.skills.skill_length == 0:
                 observations = self.envs.observations
                 running = self._choose(acting, proven, explores, observations, self.keys, step)
-                if self.follower is not None:
+                if self.retracer is not None:
                     fresh = np.isnan(self.envs.previous_actions).any(-1)
-                    running = self.follower(
-                        np.asarray(running),
-                        observations,
-                        explores,
-                        fresh,
-                        self.envs.env_steps,
-                        self.envs.env_steps - i,  # before this chunk
-                    )
+                    own, now = np.asarray(running), self.envs.env_steps
+                    running = self.retracer(own, observations, explores, fresh, now, best)
                 records.skills += [np.asarray(running)] * self.skills.skill_length
             for episode in self._step(acting, proven, running, records):
                 self._judge(episode, records)
@@ -178,10 +175,9 @@ class Collector:
     def _judge(self, episode: Episode, records: _Records) -> None:
         self._refuse_broken_skill(episode)
         i = self.envs.seeds.index(episode.seed)
-        if self.follower is not None:
-            self.follower.note(i, episode)
-        actor = self.deployment.actors[i]
-        records.episodes.append(episode._replace(actor=actor))
+        retraces = self.retracer is not None and self.retracer.guides[i]
+        episode = episode._replace(actor="retrace" if retraces else self.deployment.actors[i])
+        records.episodes.append(episode)
         verdict = self.deployment.after_episode(episode)
         if verdict is not None:
             records.verdicts.append((episode, verdict))

@@ -17,7 +17,7 @@ from spaars.algos.spaars import Spaars
 from spaars.algos.spaars_supe import EasingConfig, RawConfig, SpaarsSupe
 from spaars.algos.supe import Supe, SupeConfig
 from spaars.data import Dataset
-from spaars.data.replay import logged_rows
+from spaars.data.replay import best_rows, logged_rows
 from spaars.data.sources import absolute
 from spaars.errors import unknown_name
 from spaars.priors.cvae import PriorConfig
@@ -113,7 +113,8 @@ def _supe(c: TrainConfig) -> Supe:
 
 
 def _spaars_supe(c: TrainConfig) -> Agent:
-    return SpaarsSupe(_supe(c), c.raw, c.gate, c.easing)
+    best = best_rows(c.sac.batch_size, c.online.offline_fraction or 0.0, c.online.best_fraction)
+    return SpaarsSupe(_supe(c), c.raw, c.gate, c.easing, best)
 
 
 # The harness (data, replay, envs, evaluation) is shared, so that a comparison differs in the

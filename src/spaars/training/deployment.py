@@ -6,7 +6,7 @@ is evaluated, saved for use and reported, starts as the offline policy and is re
 candidate that beat it in trial episodes. Every training episode has one of three actors:
 
     deployed    deployed policy, deterministic: measures it at first; later after a bad exploration
-    explore     newest policy, sampled
+    explore     newest policy, sampled; or a path that it did not choose, which says nothing of it
     candidate   a frozen copy of the newest policy, deterministic: its trial
 
 All of them are stored for learning and count as online steps.
@@ -102,7 +102,7 @@ def after_episode(config: DeploymentConfig, trials: Trials, episode: Episode) ->
     elif trials.actor == "candidate":
         trials.candidate_returns.append(episode.episode_return)
         verdict = judge(config, trials)
-    else:
+    elif episode.actor != "retrace":
         best = trials.best_explored
         trials.best_explored = max(episode.episode_return, best if best is not None else -np.inf)
         disappointed = _short_of(trials, config.caution, episode.episode_return)
@@ -188,6 +188,13 @@ class Deployment:
     def on_trial(self) -> np.ndarray:
         """Whose running episode is a candidate's, (S,)."""
         return np.array([actor == "candidate" for actor in self.actors])
+
+    @property
+    def known_returns(self) -> list[float]:
+        """Mean return of each seed's deployed policy so far, -inf where it has none."""
+        return [
+            trials.deployed_return if trials.deployed_returns else -np.inf for trials in self.trials
+        ]
 
     def offer(self, acting: Any) -> None:
         """The newest policies, at the start of a chunk: candidates where no trial is running."""

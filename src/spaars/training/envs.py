@@ -25,7 +25,8 @@ class Episode(NamedTuple):
     length: int
     terminated: bool
     actor: str = "explore"
-    """Who acted: explore, candidate or deployed (spaars.training.deployment)."""
+    """Who acted: explore, candidate or deployed (spaars.training.deployment); retrace: explored
+    on a path of its own or logged episodes (spaars.training.retracing)."""
     cost: float | None = None
     """Sum of `info["cost"]`; None if the env reports none."""
 
@@ -75,6 +76,8 @@ class EnvPopulation:
         self.env_steps = 0
         self.episode_ends: list[list[int]] = [[] for _ in self.seeds]
         """Value of `env_steps` at the end of each finished episode."""
+        self.episode_returns: list[list[float]] = [[] for _ in self.seeds]
+        """Return of each, NaN where it was cut."""
         self.observations = np.empty((n, *self.envs.observation_space.shape), np.float32)
         try:
             self._reset(range(n))
@@ -116,6 +119,7 @@ class EnvPopulation:
             ) from failure.error
         if length:
             self.episode_ends[i].append(self.env_steps - 1)
+            self.episode_returns[i].append(np.nan)
         self.episode_index[i] += 1
 
     def step(
@@ -164,6 +168,7 @@ class EnvPopulation:
                 )
                 self.episode_index[i] += 1
                 self.episode_ends[i].append(self.env_steps)
+                self.episode_returns[i].append(float(total))
         ended = [i for i in moving if terminated[i] or truncated[i]]
         self._reset(ended)
         self._reset(broken, anew=True)
@@ -195,6 +200,7 @@ class EnvPopulation:
         return {
             "episode_index": list(self.episode_index),
             "episode_ends": [list(ends) for ends in self.episode_ends],
+            "episode_returns": [list(returns) for returns in self.episode_returns],
             "env_steps": self.env_steps,
             "env_errors": list(self.errors),
             "actions": [np.stack(a) if a else blank for a in self.actions],
@@ -214,6 +220,7 @@ class EnvPopulation:
                 self._count(i, asked[i], outcome)
         self.env_steps = state["env_steps"]
         self.episode_ends = [list(ends) for ends in state["episode_ends"]]
+        self.episode_returns = [list(returns) for returns in state["episode_returns"]]
 
     def close(self) -> None:
         self.envs.close()

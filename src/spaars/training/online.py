@@ -16,6 +16,7 @@ from spaars.data.replay import (
     Mixture,
     NStep,
     Replay,
+    best_episodes,
     insert,
     mixed_rows,
     on_host,
@@ -23,6 +24,7 @@ from spaars.data.replay import (
     sample_mixed,
     sample_windows,
     take,
+    unbeaten,
     window,
     windowed_rows,
 )
@@ -30,8 +32,8 @@ from spaars.safety.envelope import ActionEnvelope
 from spaars.training.collecting import Collector, Judged
 from spaars.training.deployment import Deployment, DeploymentConfig, select
 from spaars.training.envs import EnvPopulation, Episode
-from spaars.training.following import Follower
 from spaars.training.population import Mapping, compile_updates, over_seeds, own_buffers
+from spaars.training.retracing import Best, Retracer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,14 +65,18 @@ class OnlineConfig:
     hopper three delayed the climb and did not steady what followed (docs/lab-notebook.md)."""
     random_steps: int = 0
     """First steps with uniformly random actions (for agents that start from nothing)."""
-    follow_rate: float = 0.0
-    """Probability with which an exploring agent with skills, at each choice of its own, enters a
-    logged episode where that comes nearest and follows its skills to its end. (`OnlineLearner`
-    does not.)"""
     retrace_rate: float = 0.0
     """Probability with which an exploring episode of an agent with skills runs from its beginning
-    the skills of one of the seed's own that no other has beaten. (Nor does
-    `OnlineLearner`.)"""
+    the skills of one of the seed's own: one that no other has beaten, and that beat the deployed
+    policy. While there is none, logged ones are spliced. (`OnlineLearner` does not.)"""
+    splice_rate: float = 0.0
+    """Probability with which one runs the skills of a logged episode until its reward has risen,
+    and then those of another one from where that comes nearest. (Nor does `OnlineLearner`.)"""
+    best_fraction: float = 0.0
+    """Share of a batch's online rows that are drawn from the seed's best episodes. SPAARS-SUPE's
+    skill policy clones these."""
+    best_episodes: int = 10
+    """Episodes that count as best, besides all that equal the last of them."""
     learning_starts: int = 1_000
     """Environment steps before the first online update."""
     replay_capacity: int | None = None
@@ -144,21 +150,28 @@ class OnlineLoop:
         if self.skills is not None:
             self._observe = jax.jit(partial(_observe, self.skills, mapping), donate_argnums=0)
             self.replay = replay._replace(labels=self._labels(self.skills))
-            if config.follow_rate > 0.0 or config.retrace_rate > 0.0:
-                self.collector.follower = self._follower(self.skills, dataset)
+            if config.retrace_rate > 0.0 or config.splice_rate > 0.0:
+                self.collector.retracer = self._retracer(self.skills, dataset)
 
-    def _follower(self, agent: SkillAgent, dataset: Dataset | None) -> Follower:
-        assert dataset is not None, "following needs the logged episodes"
-        return Follower(
-            self.config.follow_rate,
+    def _retracer(self, agent: SkillAgent, dataset: Dataset | None) -> Retracer:
+        assert dataset is not None, "splicing needs the logged episodes"
+        return Retracer(
             self.config.retrace_rate,
+            self.config.splice_rate,
             agent.skill_length,
             self.envs.seeds,
             dataset,
             np.asarray(self.replay.labels),
             self._stored_skill,
-            self.replay.ring.capacity,
         )
+
+    def _worth_retracing(self) -> Best:
+        ends, returns = self.envs.episode_ends, self.envs.episode_returns
+        oldest = self.envs.env_steps - self.replay.ring.capacity
+        return [
+            unbeaten(ends[i], returns[i], oldest, above=deployed)
+            for i, deployed in enumerate(self.deployment.known_returns)
+        ]
 
     def _stored_skill(self, i: int, step: int) -> np.ndarray:
         ring = self.replay.ring
@@ -181,9 +194,9 @@ class OnlineLoop:
 
         Returns means per seed (S,), finished episodes, and trials that ended with them.
         """
-        transitions, steps, conduct, self.costs, episodes, verdicts = self.collector.collect(
-            self.acting(), self.config.chunk
-        )
+        best = self._worth_retracing() if self.collector.retracer else ()
+        chunk = self.collector.collect(self.acting(), self.config.chunk, best)
+        transitions, steps, conduct, self.costs, episodes, verdicts = chunk
         facts = {name: values.mean(1) for name, values in steps.items()} | conduct
         given_up = {e.seed for e, verdict in verdicts if verdict.event == "rollback"}
         if given_up:
@@ -196,6 +209,15 @@ class OnlineLoop:
             self.envs.episode_ends, self.envs.env_steps, self.config.recent_episodes
         )
         self.replay = self.replay._replace(episodes=jnp.asarray(newest))
+        if self.config.best_fraction > 0.0:
+            table = best_episodes(
+                self.envs.episode_ends,
+                self.envs.episode_returns,
+                self.envs.env_steps,
+                self.replay.ring.capacity,
+                self.config.best_episodes,
+            )
+            self.replay = self.replay._replace(best=jnp.asarray(table))
         if self.envs.env_steps > self.config.learning_starts:
             metrics = facts | self.update()
         return metrics, episodes, verdicts
@@ -334,7 +356,10 @@ def sample_batch(
     """Batches of `updates` online updates of one seed, leaves (updates, batch, ...)."""
     if isinstance(agent, SkillAgent):
         length, share = agent.skill_length, config.offline_fraction or 0.0
-        return sample_windows(replay, seed_index, key, updates, agent.batch_size, share, length)
+        best = config.best_fraction
+        return sample_windows(
+            replay, seed_index, key, updates, agent.batch_size, share, length, best
+        )
     mixture = config.mixture(agent.discount)
     return sample_mixed(replay, seed_index, key, updates, agent.batch_size, mixture)
 

@@ -222,9 +222,9 @@ class Trainer:
                 checkpoint.tree("deployed", acting),
                 checkpoint.tree("candidate", acting),
             )
-        if begun and loop.collector.follower is not None:
+        if begun and loop.collector.retracer is not None:
             assert checkpoint is not None
-            loop.collector.follower.restore(checkpoint.progress["follower"])
+            loop.collector.retracer.restore(checkpoint.progress["retracer"])
         self.state = None  # the loop owns it now; the old buffers are donated away
         self.loop = loop
         if not begun:
@@ -466,8 +466,8 @@ class Trainer:
                 self.progress["trials"] = self.loop.deployment.state()
                 trees["deployed"] = self.loop.deployment.deployed
                 trees["candidate"] = self.loop.deployment.candidate
-            if self.loop.collector.follower is not None:
-                self.progress["follower"] = self.loop.collector.follower.state()
+            if self.loop.collector.retracer is not None:
+                self.progress["retracer"] = self.loop.collector.retracer.state()
             saved = collect(self.progress, trees, self.loop.replay.ring, self.envs.state())
         else:
             saved = collect(self.progress, {"state": self.state}, None, None)
