@@ -82,3 +82,13 @@ def test_unknown_methods_and_presets_suggest_the_nearest(name, hint):
     with pytest.raises(ConfigError, match="unknown") as error:
         preset_config("hopper-medium", **name)
     assert hint in str(error.value)
+
+
+def test_what_is_gone_is_passed_over_where_it_did_nothing():
+    config = TrainConfig(task="hopper-medium")
+    old = to_json(config)
+    old["online"]["follow_rate"] = 0.0
+    assert from_json(old) == config
+    old["online"]["follow_rate"] = 0.02
+    with pytest.raises(ConfigError, match=r"online\.follow_rate"):
+        from_json(old)

@@ -399,8 +399,12 @@ def to_json(config: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
+GONE = {"online": {"follow_rate": 0.0}}
+"""Fields that versions before had, with the value at which they did nothing."""
+
+
 def from_json(values: Mapping[str, Any]) -> TrainConfig:
-    """The inverse of `to_json`; unknown fields are refused."""
+    """The inverse of `to_json`. Unknown fields are refused, but for what `GONE` says did nothing."""
 
     def tuples(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -408,6 +412,10 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         return tuple(tuples(v) for v in value) if isinstance(value, list) else value
 
     values = {name: tuples(value) for name, value in values.items()}
+    for section, fields in GONE.items():
+        if isinstance(own := values.get(section), Mapping):
+            left = {n: v for n, v in own.items() if n not in fields or v != fields[n]}
+            values[section] = left
     for name in ("dataset", "prior_from"):
         if values.get(name) is not None:
             values[name] = Path(values[name])
