@@ -404,7 +404,7 @@ GONE = {"online": {"follow_rate": 0.0}}
 
 
 def from_json(values: Mapping[str, Any]) -> TrainConfig:
-    """The inverse of `to_json`. Unknown fields are refused, but for what `GONE` says did nothing."""
+    """The inverse of `to_json`. Unknown fields are refused, but for those of `GONE`."""
 
     def tuples(value: Any) -> Any:
         if isinstance(value, Mapping):
