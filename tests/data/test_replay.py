@@ -215,6 +215,7 @@ def test_the_best_episodes_are_the_highest_returns_and_their_equals():
     assert unbeaten(ends, returns, 0, count=2) == [(8, 12), (16, 20), (0, 4)]
     assert unbeaten(ends, returns, 1, count=2) == [(8, 12), (16, 20)]  # that one is overwritten
     assert unbeaten(ends, returns, 0, count=9, above=2.0) == [(8, 12), (16, 20), (0, 4)]
+    assert unbeaten([4, 4], [1.0, 9.0], 0) == [(0, 4)]  # of the other no row was stored
     assert unbeaten(ends, returns, 24) == unbeaten([], [], 0) == []
     table = best_episodes([ends, []], [returns, []], 25, 24, count=2)
     assert table.shape == (2, BEST_KEPT, 2)

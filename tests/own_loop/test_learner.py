@@ -365,6 +365,8 @@ def test_no_finished_episode_is_lost(spaars_learner, tmp_path):
         expected = np.array([entry[column] for entry in robot.log[:32]])
         np.testing.assert_array_equal(np.asarray(stored[0, :32]), expected)
     assert found._learner.ends == [8, 16, 24, 32]
+    rewards = np.array([entry[2] for entry in robot.log[:32]]).reshape(4, 8)
+    np.testing.assert_allclose(found._learner.returns, rewards.sum(1), rtol=1e-5)
     drive(found, Robot(), 8, updates=1)
 
     # The journal is a dataset.
@@ -431,6 +433,10 @@ def test_from_an_offline_run_and_from_a_learner(runs, tmp_path):
     ours, theirs = (x._learner.replay.ring.storage.actions[0] for x in (heir, learner))
     np.testing.assert_array_equal(ours, theirs[10:30])
     assert heir._learner.ends == [6, 14, 20]
+    # Of the first only a part is left, and the last one never ended.
+    np.testing.assert_array_equal(
+        heir._learner.returns, [np.nan, learner._learner.returns[2], np.nan]
+    )
 
     with pytest.raises(RunError, match="whose loop is yours"):
         resume(tmp_path / "own")

@@ -122,10 +122,15 @@ def test_after_a_bad_exploration_the_deployed_policy_acts_once():
     assert trials.actor == "explore"
 
 
-def test_a_retraced_episode_says_nothing_of_the_policy():
+@pytest.mark.parametrize("route", ["retrace", "splice"])
+def test_an_episode_on_a_route_says_nothing_of_the_policy(route):
     trials = measured()
-    assert after_episode(TWO, trials, episode(0, 10)._replace(actor="retrace")) is None
+    trials.next_trial = 5
+    assert after_episode(TWO, trials, episode(0, 10)._replace(actor=route)) is None
     assert (trials.actor, trials.best_explored) == ("explore", None)
+    # A trial that is due waits until the policy has explored, too.
+    assert after_episode(TWO, trials, episode(50, 20)) is None
+    assert (trials.actor, trials.best_explored) == ("candidate", 50.0)
 
 
 def test_a_trial_that_is_due_comes_before_caution():

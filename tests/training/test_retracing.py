@@ -13,8 +13,8 @@ from spaars.data import Dataset
 from spaars.data.replay import Batch, window_rows
 from spaars.data.sources import load_dataset
 from spaars.deploy.policy import state_shapes
-from spaars.training.checkpoint import load_checkpoint
-from spaars.training.config import preset_config
+from spaars.training.checkpoint import Checkpoint, load_checkpoint
+from spaars.training.config import TrainConfig, preset_config
 from spaars.training.retracing import Retracer
 from spaars.training.run import train
 
@@ -68,7 +68,7 @@ def test_a_splice_goes_over_where_the_reward_has_risen_to_a_new_height():
     for step in range(0, 80, 2):
         one = retracer(dataset=dataset)
         skills = [ask(one, 0.0, step, fresh=True)]
-        assert one.guides == [True]
+        assert one.guided == ["splice"]
         skills += [ask(one, 12.2, step + 2 * k) for k in (1, 2, 3, 4)]
         seen.add(tuple(skills))
     # Entered where 12.2 is nearest: the first episode's last window, or the second's.
@@ -98,7 +98,7 @@ def test_only_exploring_episodes_are_taken_over_and_only_from_their_beginning():
     one = retracer()
     assert ask(one, 2.0, 0) == -1
     assert ask(one, 2.0, 0, explores=False, fresh=True) == -1
-    assert one.guides == [False]
+    assert one.guided == [None]
     half = retracer(splice=0.5)
     begun = [ask(half, 4.1, step, fresh=True) >= 0 for step in range(200)]
     assert 60 < sum(begun) < 140
@@ -110,7 +110,7 @@ def test_a_route_does_not_outlive_its_episode():
     assert one.routes[0] is not None
     one.splice_rate = 0.0
     assert ask(one, 0.1, 2, fresh=True) == -1
-    assert one.guides == [False]
+    assert one.guided == [None]
     one.routes = [(False, 2, 5, False)]
     assert ask(one, 0.1, 2, explores=False) == -1
     assert one.routes == [None]
@@ -123,6 +123,7 @@ def test_the_best_episodes_are_retraced_from_their_beginning():
     best = [(4, 8), (12, 16)]
     assert {ask(one, 0.0, s, fresh=True, best=best) for s in range(16, 40)} == {4, 12}
     assert ask(one, 0.0, 16, fresh=True, best=[(4, 8)]) == 4
+    assert one.guided == ["retrace"]
     assert ask(one, 0.0, 18) == 6
     assert ask(one, 0.0, 20) == -1  # it is over, and the policy goes on
     assert ask(one, 0.0, 22, fresh=True, explores=False, best=best) == -1
@@ -141,7 +142,7 @@ def test_it_goes_on_after_a_resume():
     one, other = retracer(), retracer(splice=0.0)
     ask(one, 0.1, 3, fresh=True)
     other.restore(json.loads(json.dumps(one.state())))
-    assert other.guides == [True]
+    assert other.guided == ["splice"]
     assert [ask(other, 0.1, s) for s in (5, 7, 9)] == [ask(one, 0.1, s) for s in (5, 7, 9)]
 
 
@@ -151,9 +152,8 @@ def test_episodes_shorter_than_a_skill_are_never_entered():
     assert {ask(one, 0.0, step, fresh=True) for step in range(20)} == {1, 6}
 
 
-@pytest.mark.usefixtures("point_task")
-def test_a_run_that_always_splices_runs_the_data_s_skills(tmp_path: Path) -> None:
-    dataset = toy.point_file(tmp_path / "point.npz")
+def trained(dataset: Path, run: Path, **rates: float) -> tuple[TrainConfig, Checkpoint, list[str]]:
+    """A run of three episodes of ten skills: configuration, checkpoint, who acted in each."""
     config = preset_config(
         "point-on",
         "spaars-supe",
@@ -166,14 +166,22 @@ def test_a_run_that_always_splices_runs_the_data_s_skills(tmp_path: Path) -> Non
         easing={"updates": 0},
         gate={"rule": "never"},
         deployment={"rule": "latest"},
-        online={"steps": 120, "learning_starts": 80, "splice_rate": 1.0},
+        online={"steps": 120, "learning_starts": 80, **rates},
         checkpoint_every=40,
         log_every=40,
         evaluation={"every": 120, "episodes": 1},
     )
-    train(config, tmp_path / "run")
-    checkpoint = load_checkpoint(tmp_path / "run")
+    train(config, run)
+    checkpoint = load_checkpoint(run)
     assert checkpoint is not None
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return config, checkpoint, [line["actor"] for line in lines if line["kind"] == "episode"]
+
+
+@pytest.mark.usefixtures("point_task")
+def test_a_run_that_always_splices_runs_the_data_s_skills(tmp_path: Path) -> None:
+    dataset = toy.point_file(tmp_path / "point.npz")
+    config, checkpoint, actors = trained(dataset, tmp_path / "run", splice_rate=1.0)
     data = load_dataset(toy.POINT_ON, dataset, 0)
     state = checkpoint.tree("state", state_shapes(config, data.observation_dim, data.action_dim))
     rows = window_rows(*data.episode_bounds(), 4)[:, None] + np.arange(4)
@@ -191,6 +199,14 @@ def test_a_run_that_always_splices_runs_the_data_s_skills(tmp_path: Path) -> Non
     # They are followed: what comes after a window is mostly the one that begins where it ends.
     found = distances.argmin(1)
     assert (np.diff(found) == 4).mean() > 0.5
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    actors = [one["actor"] for one in map(json.loads, lines) if one["kind"] == "episode"]
-    assert actors == ["retrace"] * 3
+    assert actors == ["splice"] * 3
+
+
+@pytest.mark.usefixtures("point_task")
+def test_a_run_that_always_retraces_repeats_its_best_episode(tmp_path: Path) -> None:
+    dataset = toy.point_file(tmp_path / "point.npz")
+    _, checkpoint, actors = trained(dataset, tmp_path / "run", retrace_rate=1.0)
+    assert actors == ["splice", "retrace", "retrace"]
+    skills = checkpoint.arrays["ring/latents"][0, ::4].reshape(3, 10, -1)
+    assert len(np.unique(skills[0], axis=0)) > 5
+    np.testing.assert_array_equal(skills[1:], skills[[0, 0]])

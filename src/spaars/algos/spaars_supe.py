@@ -2,11 +2,11 @@
 
 The skill side is SUPE's, but for its start: the skill policy begins as a clone of the skills that
 the encoder finds in the data, and as its critics learn, it goes on cloning those skills, logged and
-its own, that they say are better than what it does. Beside it a critic ensemble
-learns Q(s, a) of primitive steps from the same experience, without the novelty bonus; a raw policy
-clones what the low-level policy does; and at every primitive step inside a skill the gate compares
-the two. A skill in which the raw policy acted is relabelled in hindsight by the encoder, so that
-the skill critics stay consistent. Design section 2.6.
+its own, that they say are better than what it does, or those of its best episodes. Beside it a
+critic ensemble learns Q(s, a) of primitive steps from the same experience, without the novelty
+bonus; a raw policy clones what the low-level policy does; and at every primitive step inside a
+skill the gate compares the two. A skill in which the raw policy acted is relabelled in hindsight by
+the encoder, so that the skill critics stay consistent. Design section 2.6.
 """
 
 import dataclasses
@@ -63,7 +63,9 @@ class EasingConfig:
     """The skill policy's start at the behaviour prior, and what holds it to skills that were seen.
 
     Advantage-weighted regression (AWAC, Nair et al., 2020; IQL, eq. 7) beside the climb of SAC: at
-    first of the data's skills alone, all alike.
+    first of the data's skills alone, all alike. Where batches have rows of the agent's best
+    episodes (`--online.best-fraction`), it becomes cloning of these, all alike, instead (after
+    self-imitation, Oh et al., 2018); the critics then do not weight it.
     """
 
     updates: int = 20_000
@@ -74,10 +76,11 @@ class EasingConfig:
     weight_end: float = 0.2
     """The weight once annealed."""
     temperature: float = 2.0
-    """Sharpness of the weights exp(temperature * A / mean|A|) once annealed, from 0."""
+    """Sharpness of the weights exp(temperature * A / mean|A|) once annealed, from 0. Not read with
+    `--online.best-fraction`."""
     steps: int = 20_000
     """Environment steps over which weight and temperature are annealed, and skills of its own come
-    to count as much as logged ones."""
+    to count as much as logged ones (those of the best episodes: instead of logged ones)."""
 
 
 class Acting(NamedTuple):

@@ -207,13 +207,13 @@ def unbeaten(
 
     These are the `count` best and all that equal the last of them, if their return is `above` what
     is asked. An episode ended at each of `ends`, with the return beside it, NaN where that is not
-    known; rows before `oldest` are gone.
+    known; rows before `oldest` are gone, and none are left of one that was cut in its first skill.
     """
     firsts = [0, *ends][: len(ends)]
     known = [
         (value, first, end)
         for value, first, end in zip(returns, firsts, ends, strict=True)
-        if value > above and first >= oldest
+        if value > above and oldest <= first < end
     ]
     known.sort(key=lambda one: (one[0], one[2]), reverse=True)
     least = known[min(count, len(known)) - 1][0] if known else 0.0
@@ -221,6 +221,7 @@ def unbeaten(
 
 
 BEST_KEPT = 128
+"""Of a seed's best episodes, so many are drawn from: of equals the newest."""
 
 
 def best_episodes(
@@ -232,7 +233,8 @@ def best_episodes(
 ) -> np.ndarray:
     """First and one-past-last rows (seeds, BEST_KEPT, 2) of the best episodes (`unbeaten`).
 
-    Where there are fewer, they repeat; before one has ended, all rows so far stand for it.
+    Where there are fewer, they repeat, the newest perhaps once more than others; where there are
+    more, the oldest equals are left out. Before one has ended, all rows so far stand for it.
     """
     oldest = max(inserted - capacity, 0)
     table = np.empty((len(ends), BEST_KEPT, 2), np.int32)

@@ -240,7 +240,7 @@ class Learning:
         progress = checkpoint.progress
         self.replay = self.replay._replace(ring=checkpoint.ring(self.replay.ring))
         self.rows, self.ends = progress["inserted"], list(progress["episode_ends"][0])
-        self.returns = list(checkpoint.episode_returns[0])
+        self.returns = list(progress["episode_returns"][0])
         self.updates, self.rolled_back = own["updates"], own["rolled_back"]
         self.armed, self.shut_at = progress["armed"][0], own["shut_at"]
         self.events = list(own["learning_events"])
@@ -261,10 +261,12 @@ class Learning:
         }
         ring = ring._replace(storage=Batch(**storage), inserted=jnp.int32(kept))
         self.replay, self.rows = self.replay._replace(ring=ring), kept
-        ends, returns = progress["episode_ends"][index], checkpoint.episode_returns[index]
+        ends, returns = (progress[f"episode_{name}"][index] for name in ("ends", "returns"))
         gone = inserted - kept
         ended = zip(ends, returns, strict=True)
         there = [(end - gone, value) for end, value in ended if end > gone]
+        if there and gone not in (0, *ends):
+            there[0] = (there[0][0], np.nan)  # its beginning is gone
         if kept and kept not in [end for end, _ in there]:
             there.append((kept, np.nan))  # its running episode is not gone on with
         self.ends, self.returns = [end for end, _ in there], [value for _, value in there]

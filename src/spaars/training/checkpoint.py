@@ -59,18 +59,12 @@ class Checkpoint(NamedTuple):
         }
         return Ring(Batch(**storage), jnp.int32(self.progress["inserted"]))
 
-    @property
-    def episode_returns(self) -> list[list[float]]:
-        """Of every seed's ended episodes; NaN in those of older versions, which did not keep it."""
-        unknown = [[np.nan] * len(ends) for ends in self.progress["episode_ends"]]
-        return self.progress.get("episode_returns", unknown)
-
     def env_state(self) -> dict[str, Any]:
         actions = [self.arrays[f"actions/{i}"] for i in range(len(self.progress["episode_index"]))]
         return {
             "episode_index": self.progress["episode_index"],
             "episode_ends": self.progress["episode_ends"],
-            "episode_returns": self.episode_returns,
+            "episode_returns": self.progress["episode_returns"],
             "env_steps": self.progress["env_steps"],
             "env_errors": self.progress.get("env_errors", [0] * len(actions)),
             "actions": actions,

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from spaars.data.replay import logged_rows
+from spaars.data.replay import BEST_KEPT, logged_rows
 from spaars.errors import ConfigError, unknown_name
 from spaars.tasks import get_task
 from spaars.training.config import METHODS, PRIORS, TrainConfig, preset_config
@@ -135,6 +135,10 @@ def check(config: TrainConfig) -> None:
             f"--online.retrace-rate ({c.online.retrace_rate}) and --online.splice-rate "
             f"({c.online.splice_rate}) are shares of the same episodes; they sum to more than 1."
         )
+    if c.online.best_episodes > BEST_KEPT:
+        raise ConfigError(
+            f"--online.best-episodes must be at most {BEST_KEPT}, got {c.online.best_episodes}."
+        )
     for flag, share in {
         "--learner.discount": c.learner.discount,
         "--offline.expectile": c.offline.expectile,
@@ -255,6 +259,13 @@ def _check_skills(c: TrainConfig) -> None:
             f"--method {c.method} learns what rewards are from its own steps: give "
             f"--online.offline-fraction a number that leaves some of a batch of {batch} to them, "
             f"got {share}."
+        )
+    eased = "easing" in METHODS[c.method].sections and c.easing.updates > 0
+    if eased and not logged_rows(batch, share):
+        raise ConfigError(
+            f"--method {c.method} first clones the logged skills of a batch: give "
+            f"--online.offline-fraction a number that leaves them some of its {batch} rows, got "
+            f"{share}, or set --easing.updates to 0."
         )
     for flag, value in {
         "--online.random-steps": c.online.random_steps,

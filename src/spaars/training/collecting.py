@@ -104,7 +104,7 @@ class Collector:
         if self.skills is not None:
             self._choose = jax.jit(partial(_choose, self.skills, mapping))
 
-    def collect(self, acting: Any, steps: int, best: Best = ()) -> Chunk:
+    def collect(self, acting: Any, steps: int, best: Best) -> Chunk:
         """`steps` steps by the newest policies, `acting`, and by those that prove or hold them.
 
         `best` are the episodes that may be retraced.
@@ -175,8 +175,8 @@ class Collector:
     def _judge(self, episode: Episode, records: _Records) -> None:
         self._refuse_broken_skill(episode)
         i = self.envs.seeds.index(episode.seed)
-        retraces = self.retracer is not None and self.retracer.guides[i]
-        episode = episode._replace(actor="retrace" if retraces else self.deployment.actors[i])
+        route = None if self.retracer is None else self.retracer.guided[i]
+        episode = episode._replace(actor=route or self.deployment.actors[i])
         records.episodes.append(episode)
         verdict = self.deployment.after_episode(episode)
         if verdict is not None:

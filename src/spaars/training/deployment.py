@@ -6,7 +6,8 @@ is evaluated, saved for use and reported, starts as the offline policy and is re
 candidate that beat it in trial episodes. Every training episode has one of three actors:
 
     deployed    deployed policy, deterministic: measures it at first; later after a bad exploration
-    explore     newest policy, sampled; or a path that it did not choose, which says nothing of it
+    explore     newest policy, sampled; or a route that it did not choose, which says nothing of it
+                (`ROUTES`: the episode's record says which)
     candidate   a frozen copy of the newest policy, deterministic: its trial
 
 All of them are stored for learning and count as online steps.
@@ -24,6 +25,8 @@ from spaars.training.envs import Episode
 
 DeploymentRule = Literal["proven", "latest"]
 Actor = Literal["explore", "candidate", "deployed"]
+ROUTES = ("retrace", "splice")
+"""Exploring episodes in which something else than the policy chose (spaars.training.retracing)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +105,7 @@ def after_episode(config: DeploymentConfig, trials: Trials, episode: Episode) ->
     elif trials.actor == "candidate":
         trials.candidate_returns.append(episode.episode_return)
         verdict = judge(config, trials)
-    elif episode.actor != "retrace":
+    elif episode.actor not in ROUTES:
         best = trials.best_explored
         trials.best_explored = max(episode.episode_return, best if best is not None else -np.inf)
         disappointed = _short_of(trials, config.caution, episode.episode_return)
@@ -115,7 +118,10 @@ def after_episode(config: DeploymentConfig, trials: Trials, episode: Episode) ->
 
     if not trials.next_trial:
         trials.actor = "deployed"  # still being measured
-    elif trials.candidate_returns or episode.env_step >= trials.next_trial:
+    elif trials.candidate_returns or (
+        # Without an exploration since the last one, nothing would say whether to give up the loser.
+        episode.env_step >= trials.next_trial and trials.best_explored is not None
+    ):
         trials.actor = "candidate"
     else:
         trials.actor = "deployed" if disappointed else "explore"

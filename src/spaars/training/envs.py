@@ -25,8 +25,8 @@ class Episode(NamedTuple):
     length: int
     terminated: bool
     actor: str = "explore"
-    """Who acted: explore, candidate or deployed (spaars.training.deployment); retrace: explored
-    on a path of its own or logged episodes (spaars.training.retracing)."""
+    """Who acted: explore, candidate or deployed, or on which route it explored, retrace or splice
+    (spaars.training.deployment)."""
     cost: float | None = None
     """Sum of `info["cost"]`; None if the env reports none."""
 

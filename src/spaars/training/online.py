@@ -68,10 +68,11 @@ class OnlineConfig:
     retrace_rate: float = 0.0
     """Probability with which an exploring episode of an agent with skills runs from its beginning
     the skills of one of the seed's own: one that no other has beaten, and that beat the deployed
-    policy. While there is none, logged ones are spliced. (`OnlineLearner` does not.)"""
+    policy's mean. While there is none, logged ones are spliced. (`OnlineLearner` does not.)"""
     splice_rate: float = 0.0
-    """Probability with which one runs the skills of a logged episode until its reward has risen,
-    and then those of another one from where that comes nearest. (Nor does `OnlineLearner`.)"""
+    """Probability with which one runs the skills of a logged episode until its reward has risen
+    (if it ever does), and then those of one drawn anew from where that comes nearest. (Nor does
+    `OnlineLearner`.)"""
     best_fraction: float = 0.0
     """Share of a batch's online rows that are drawn from the seed's best episodes. SPAARS-SUPE's
     skill policy clones these."""
@@ -146,6 +147,7 @@ class OnlineLoop:
         self._look_back = jax.jit(partial(_look_back, agent, mapping), static_argnums=0)
         self._rows = jax.jit(partial(_rows, agent, config, mapping), static_argnums=(0, 1))
         self._insert = jax.jit(insert, donate_argnums=0)
+        self._skill_at = jax.jit(lambda latents, i, row: latents[i, row])
         self._update = compile_updates(partial(_update_chunk, agent, config, mapping))
         if self.skills is not None:
             self._observe = jax.jit(partial(_observe, self.skills, mapping), donate_argnums=0)
@@ -167,7 +169,8 @@ class OnlineLoop:
 
     def _worth_retracing(self) -> Best:
         ends, returns = self.envs.episode_ends, self.envs.episode_returns
-        oldest = self.envs.env_steps - self.replay.ring.capacity
+        # A route is read chunk by chunk, each before it is written over the oldest rows.
+        oldest = self.envs.env_steps + self.config.chunk - self.replay.ring.capacity
         return [
             unbeaten(ends[i], returns[i], oldest, above=deployed)
             for i, deployed in enumerate(self.deployment.known_returns)
@@ -175,8 +178,7 @@ class OnlineLoop:
 
     def _stored_skill(self, i: int, step: int) -> np.ndarray:
         ring = self.replay.ring
-        assert ring.storage.latents is not None
-        return np.asarray(ring.storage.latents[i, step % ring.capacity])
+        return np.asarray(self._skill_at(ring.storage.latents, i, step % ring.capacity))
 
     def acting(self) -> Any:
         """What the newest policies read, leaves (S, ...)."""

@@ -14,6 +14,7 @@ import numpy as np
 from spaars import seeding
 from spaars.data import Dataset
 from spaars.data.replay import window_rows
+from spaars.training.deployment import ROUTES
 
 Route = tuple[bool, int, int, bool]
 """Whether it is its own, the next skill, where it ends, and whether a logged episode is to follow.
@@ -28,8 +29,9 @@ class Retracer:
     With a probability `retrace_rate` an episode runs the skills of one of the seed's own best, if
     it has any that is worth it. Else, and with a probability `splice_rate`, it runs those of a
     logged one drawn at random, until just after one of the steps at which its reward rose to a new
-    height, and then those of another logged one, drawn and entered at the window whose first
-    observation is nearest, as observations are standardised. Where these end, the agent goes on.
+    height, to its end if it never did; and then those of a logged one drawn anew and entered at the
+    window whose first observation is nearest, as observations are standardised. Where these end,
+    the agent goes on.
     """
 
     def __init__(
@@ -61,8 +63,8 @@ class Retracer:
             dataset.rewards[a:b] for a, b in zip(starts[whole], stops[whole], strict=True)
         ]
         self.routes: list[Route | None] = [None] * len(seeds)
-        self.guides = [False] * len(seeds)
-        """Whether each seed's running episode began on a route, so says little of the policy."""
+        self.guided: list[str | None] = [None] * len(seeds)
+        """On which of `ROUTES` each seed's running episode began, if any."""
 
     def __call__(
         self,
@@ -81,7 +83,7 @@ class Retracer:
         for i, route in enumerate(self.routes):
             if fresh[i]:
                 route = self._begin(i, step, best[i]) if explores[i] else None
-                self.guides[i] = route is not None
+                self.guided[i] = None if route is None else ROUTES[not route[0]]
             if not explores[i]:
                 route = None
             if route is not None and route[1] >= route[2]:
@@ -120,8 +122,8 @@ class Retracer:
 
     def state(self) -> dict[str, Any]:
         """JSON: it travels in the checkpoint."""
-        return {"routes": self.routes, "guides": self.guides}
+        return {"routes": self.routes, "guided": self.guided}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.routes = [None if route is None else tuple(route) for route in state["routes"]]
-        self.guides = list(state["guides"])
+        self.guided = list(state["guided"])
