@@ -103,6 +103,7 @@ def test_every_variant_has_a_row_that_says_what_its_runs_do(variant: Path) -> No
         for row in results.table()
         if (row["suite"], row["task"]) == (variant.parts[-3], variant.parts[-2])
         and row["seeds"] == [row["seed"] for row in seeds]
+        and row["env_steps"] == seeds[0]["env_steps"]
         and row["score_mean"] == mean("final_score")
     ]
     (row,) = found
