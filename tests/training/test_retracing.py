@@ -15,7 +15,7 @@ from spaars.data.sources import load_dataset
 from spaars.deploy.policy import state_shapes
 from spaars.training.checkpoint import Checkpoint, load_checkpoint
 from spaars.training.config import TrainConfig, preset_config
-from spaars.training.retracing import Retracer
+from spaars.training.retracing import Retracer, Route
 from spaars.training.run import train
 
 H = 2
@@ -111,7 +111,7 @@ def test_a_route_does_not_outlive_its_episode():
     one.splice_rate = 0.0
     assert ask(one, 0.1, 2, fresh=True) == -1
     assert one.guided == [None]
-    one.routes = [(False, 2, 5, False)]
+    one.routes = [Route(False, 2, 5, splices=False)]
     assert ask(one, 0.1, 2, explores=False) == -1
     assert one.routes == [None]
 

@@ -38,7 +38,7 @@ class DeploymentConfig:
     policy; latest: the newest, whatever it does."""
     trial_episodes: int = 2
     """Training episodes by whose mean return a candidate must win; it loses as soon as its mean
-    is behind."""
+    is not ahead, by a tie, too."""
     steadiness: float | None = 0.1
     """It also loses as soon as one of them falls short of the deployed policy's return by more than
     this share, lest a policy that falls now and then be deployed on a lucky draw; None: never."""

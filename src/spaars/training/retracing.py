@@ -7,7 +7,7 @@ explore: Ecoffet et al., 2021; here by skills, without a simulator's reset.)
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,19 @@ from spaars.data import Dataset
 from spaars.data.replay import window_rows
 from spaars.training.deployment import ROUTES
 
-Route = tuple[bool, int, int, bool]
-"""Whether it is its own, the next skill, where it ends, and whether a logged episode is to follow.
-Skills are told by environment steps if they are its own, else by windows of the dataset."""
 Best = Sequence[Sequence[tuple[int, int]]]
 """First and one-past-last environment step of each seed's episodes that are worth retracing."""
+
+
+class Route(NamedTuple):
+    """Skills to run: environment steps if they are its own, else windows of the dataset."""
+
+    own: bool
+    at: int
+    """The next one."""
+    end: int
+    splices: bool
+    """Whether a logged episode is to follow."""
 
 
 class Retracer:
@@ -83,15 +91,14 @@ class Retracer:
         for i, route in enumerate(self.routes):
             if fresh[i]:
                 route = self._begin(i, step, best[i]) if explores[i] else None
-                self.guided[i] = None if route is None else ROUTES[not route[0]]
+                self.guided[i] = None if route is None else ROUTES[not route.own]
             if not explores[i]:
                 route = None
-            if route is not None and route[1] >= route[2]:
-                route = self._enter(i, observations[i], step) if route[3] else None
+            if route is not None and route.at >= route.end:
+                route = self._enter(i, observations[i], step) if route.splices else None
             if route is not None:
-                own, at, end, splices = route
-                skills[i] = self.stored(i, at) if own else self.labels[i, at]
-                route = own, at + self.length, end, splices
+                skills[i] = self.stored(i, route.at) if route.own else self.labels[i, route.at]
+                route = route._replace(at=route.at + self.length)
             self.routes[i] = route
         return skills
 
@@ -101,12 +108,12 @@ class Retracer:
         if luck >= self.retrace_rate + self.splice_rate:
             return None
         if luck < self.retrace_rate and best:
-            return (True, *best[int(rng.integers(len(best)))], False)
+            return Route(True, *best[int(rng.integers(len(best)))], splices=False)
         episode = int(rng.integers(len(self.episodes)))
         first, end = self.episodes[episode].tolist()
-        choices = [first + self.length * k for k in self._turns(episode)]
-        cuts = [at for at in choices if at < end]
-        return False, first, int(rng.choice(cuts)) if cuts else end, True
+        turns = [first + self.length * k for k in self._turns(episode)]
+        cuts = [at for at in turns if at < end]
+        return Route(False, first, int(rng.choice(cuts)) if cuts else end, splices=True)
 
     def _turns(self, episode: int) -> list[int]:
         """Counts of skills after which an episode's reward has just risen to a new height."""
@@ -118,12 +125,12 @@ class Retracer:
         first, end = self.episodes[rng.integers(len(self.episodes))].tolist()
         seen = self.observations[self.rows[first:end]]
         distances = np.square((seen - observation) / self.scale).sum(1)
-        return False, first + int(distances.argmin()), end, False
+        return Route(False, first + int(distances.argmin()), end, splices=False)
 
     def state(self) -> dict[str, Any]:
         """JSON: it travels in the checkpoint."""
         return {"routes": self.routes, "guided": self.guided}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.routes = [None if route is None else tuple(route) for route in state["routes"]]
+        self.routes = [None if route is None else Route(*route) for route in state["routes"]]
         self.guided = list(state["guided"])
