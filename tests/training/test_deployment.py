@@ -68,7 +68,19 @@ def test_logged_returns_are_a_bar_of_their_own():
 def test_verdicts_golden(returns, events, to_beat):
     trials = on_trial()
     assert play(TWO, returns, trials) == events
-    assert (trials.to_beat, trials.actor) == (to_beat, "explore")
+    tie = events[-1] == "kept" and np.mean(returns) == 60.0
+    assert (trials.to_beat, trials.actor) == (to_beat, "deployed" if tie else "explore")
+
+
+def test_a_tie_measures_the_deployed_policy_again():
+    """Four was a lucky trial's mean: the next candidate need not be luckier."""
+    trials = Trials(actor="candidate", deployed_returns=[4.0, 4.0], next_trial=1)
+    assert play(TWO, [4], trials) == ["kept"]
+    assert trials.actor == "deployed"
+    assert play(TWO, [3], trials, first=30) == [None]
+    assert (trials.deployed_returns, trials.actor) == ([4.0, 4.0, 3.0], "explore")
+    assert play(TWO, [3, 4, 4], trials, first=200) == [None, None, "deployed"]
+    assert trials.actor == "explore"
 
 
 def test_without_rollback_a_loser_is_only_not_deployed():
@@ -191,7 +203,16 @@ def test_a_trial_that_is_abandoned_has_no_verdict():
 def test_the_offline_policys_return_is_remembered():
     trials = Trials()
     play(TWO, [50, 70, 90, 100], trials)
-    assert trials.offline_return == 60.0
+    assert (trials.offline_return, trials.offline_best) == (60.0, 70.0)
+
+
+def test_an_outstanding_return_beats_the_deployed_mean_and_the_offline_best():
+    trials = Trials()
+    assert trials.outstanding == -np.inf
+    play(TWO, [50, 70], trials)
+    assert trials.outstanding == 70.0
+    trials.deployed_returns = [80.0, 90.0]
+    assert trials.outstanding == 85.0
 
 
 def test_latest_deploys_whatever_comes():

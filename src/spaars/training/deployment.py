@@ -5,7 +5,8 @@ Between 5,000 and 25,000 online steps the newest policy swings by 50 points and 
 is evaluated, saved for use and reported, starts as the offline policy and is replaced only by a
 candidate that beat it in trial episodes. Every training episode has one of three actors:
 
-    deployed    deployed policy, deterministic: measures it at first; later after a bad exploration
+    deployed    deployed policy, deterministic: measures it at first; later again after a tie, and
+                after a bad exploration
     explore     newest policy, sampled; or a route that it did not choose, which says nothing of it
                 (`ROUTES`: the episode's record says which)
     candidate   a frozen copy of the newest policy, deterministic: its trial
@@ -38,7 +39,8 @@ class DeploymentConfig:
     policy; latest: the newest, whatever it does."""
     trial_episodes: int = 2
     """Training episodes by whose mean return a candidate must win; it loses as soon as its mean
-    is not ahead, by a tie, too."""
+    is not ahead. By a tie, too, but then the deployed policy, which may owe its mean to a lucky
+    trial, is measured by one episode more."""
     steadiness: float | None = 0.1
     """It also loses as soon as one of them falls short of the deployed policy's return by more than
     this share, lest a policy that falls now and then be deployed on a lucky draw; None: never."""
@@ -68,6 +70,8 @@ class Trials:
     """Of all episodes of the deployed policy, its trial included."""
     offline_return: float | None = None
     """Mean return of the offline policy; None while it is being measured."""
+    offline_best: float | None = None
+    """Highest return of the offline policy in the episodes that measured it."""
     logged_return: float | None = None
     """Mean return of the logged episodes, which a candidate must beat too."""
     next_trial: int = 0
@@ -76,6 +80,14 @@ class Trials:
     @property
     def deployed_return(self) -> float:
         return float(np.mean(self.deployed_returns))
+
+    @property
+    def outstanding(self) -> float:
+        """Returns above this are more than the deployed policy's mean and the offline one's best."""
+        if not self.deployed_returns:
+            return -np.inf
+        own = self.deployed_return
+        return own if self.offline_best is None else max(own, self.offline_best)
 
     @property
     def to_beat(self) -> float:
@@ -96,19 +108,21 @@ class Verdict(NamedTuple):
 
 def after_episode(config: DeploymentConfig, trials: Trials, episode: Episode) -> Verdict | None:
     """Note an episode's end and say who acts next. Returns a verdict if there is one."""
-    verdict, disappointed = None, False
+    verdict, remeasure = None, False
     if trials.actor == "deployed":
         trials.deployed_returns.append(episode.episode_return)
         if len(trials.deployed_returns) == config.trial_episodes and not trials.next_trial:
             trials.offline_return = trials.deployed_return
+            trials.offline_best = max(trials.deployed_returns)
             verdict = Verdict("measured", f"offline policy: {_words(trials.deployed_returns)}")
     elif trials.actor == "candidate":
         trials.candidate_returns.append(episode.episode_return)
         verdict = judge(config, trials)
+        remeasure = np.mean(trials.candidate_returns) == trials.deployed_return
     elif episode.actor not in ROUTES:
         best = trials.best_explored
         trials.best_explored = max(episode.episode_return, best if best is not None else -np.inf)
-        disappointed = _short_of(trials, config.caution, episode.episode_return)
+        remeasure = _short_of(trials, config.caution, episode.episode_return)
 
     if verdict is not None:
         if verdict.event == "deployed":
@@ -124,7 +138,7 @@ def after_episode(config: DeploymentConfig, trials: Trials, episode: Episode) ->
     ):
         trials.actor = "candidate"
     else:
-        trials.actor = "deployed" if disappointed else "explore"
+        trials.actor = "deployed" if remeasure else "explore"
     return verdict
 
 
@@ -194,13 +208,6 @@ class Deployment:
     def on_trial(self) -> np.ndarray:
         """Whose running episode is a candidate's, (S,)."""
         return np.array([actor == "candidate" for actor in self.actors])
-
-    @property
-    def known_returns(self) -> list[float]:
-        """Mean return of each seed's deployed policy so far, -inf where it has none."""
-        return [
-            trials.deployed_return if trials.deployed_returns else -np.inf for trials in self.trials
-        ]
 
     def offer(self, acting: Any) -> None:
         """The newest policies, at the start of a chunk: candidates where no trial is running."""

@@ -68,7 +68,8 @@ class OnlineConfig:
     retrace_rate: float = 0.0
     """Probability with which an exploring episode of an agent with skills runs from its beginning
     the skills of one of the seed's own: one that no other has beaten, and that beat the deployed
-    policy's mean. While there is none, logged ones are spliced. (`OnlineLearner` does not.)"""
+    policy's mean and all that the offline policy did in its first episodes. While there is none,
+    logged ones are spliced. (`OnlineLearner` does not.)"""
     splice_rate: float = 0.0
     """Probability with which one runs the skills of a logged episode until its reward has risen
     (if it ever does), and then those of one drawn anew from where that comes nearest. (Nor does
@@ -172,8 +173,8 @@ class OnlineLoop:
         # A route is read chunk by chunk, each before it is written over the oldest rows.
         oldest = self.envs.env_steps + self.config.chunk - self.replay.ring.capacity
         return [
-            unbeaten(ends[i], returns[i], oldest, above=deployed)
-            for i, deployed in enumerate(self.deployment.known_returns)
+            unbeaten(ends[i], returns[i], oldest, above=trials.outstanding)
+            for i, trials in enumerate(self.deployment.trials)
         ]
 
     def _stored_skill(self, i: int, step: int) -> np.ndarray:
