@@ -17,7 +17,8 @@ from spaars import seeding
 from spaars.algos.agent import Agent, Phase, SkillAgent
 from spaars.algos.spaars import Spaars
 from spaars.data import Dataset
-from spaars.data.replay import Batch, Replay, Ring, recent_episodes, start_rows, window_rows
+from spaars.data.replay import Batch, Replay, Ring
+from spaars.data.rows import recent_episodes, start_rows, window_rows
 from spaars.tasks import get_task
 from spaars.training.config import TrainConfig, preset_config
 from spaars.training.envs import EnvPopulation

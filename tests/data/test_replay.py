@@ -9,22 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spaars.data.replay import (
-    BEST_KEPT,
     Batch,
     Mixture,
     Normaliser,
     NStep,
     Replay,
     as_batch,
-    best_episodes,
     empty_ring,
     insert,
-    recent_episodes,
     recent_rows,
     sample_mixed,
     sample_online,
     sample_recent,
     sample_windows,
+)
+from spaars.data.rows import (
+    BEST_KEPT,
+    best_episodes,
+    recent_episodes,
     start_rows,
     unbeaten,
     window_rows,

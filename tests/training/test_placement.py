@@ -10,7 +10,8 @@ import pytest
 
 from spaars import seeding
 from spaars.algos.agent import Phase
-from spaars.data.replay import Batch, Replay, as_batch, empty_ring, start_rows, window_rows
+from spaars.data.replay import Batch, Replay, as_batch, empty_ring
+from spaars.data.rows import start_rows, window_rows
 from spaars.training import placement
 from spaars.training.config import preset_config
 from spaars.training.envs import EnvPopulation

@@ -10,7 +10,8 @@ import pytest
 
 import toy
 from spaars.data import Dataset
-from spaars.data.replay import Batch, window_rows
+from spaars.data.replay import Batch
+from spaars.data.rows import window_rows
 from spaars.data.sources import load_dataset
 from spaars.deploy.policy import state_shapes
 from spaars.training.checkpoint import Checkpoint, load_checkpoint

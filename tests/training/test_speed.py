@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from spaars import seeding
-from spaars.data.replay import Replay, as_batch, empty_ring, start_rows
+from spaars.data.replay import Replay, as_batch, empty_ring
+from spaars.data.rows import start_rows
 from spaars.training.config import preset_config
 from spaars.training.envs import EnvPopulation
 from spaars.training.offline import OfflineLoop

@@ -11,7 +11,8 @@ import numpy as np
 from spaars import seeding
 from spaars.algos.agent import Agent, SkillAgent
 from spaars.data import Dataset
-from spaars.data.replay import Batch, Replay, best_episodes, empty_ring, insert, recent_episodes
+from spaars.data.replay import Batch, Replay, empty_ring, insert
+from spaars.data.rows import best_episodes, recent_episodes
 from spaars.errors import RunError
 from spaars.own_loop.acting import Snapshot
 from spaars.own_loop.records import End, RollBack, Row, batch_of, explored_in

@@ -6,7 +6,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from spaars.data.replay import BEST_KEPT, logged_rows
+from spaars.data.replay import logged_rows
+from spaars.data.rows import BEST_KEPT
 from spaars.errors import ConfigError, unknown_name
 from spaars.tasks import get_task
 from spaars.training.config import METHODS, PRIORS, TrainConfig, preset_config

@@ -83,7 +83,7 @@ class Trials:
 
     @property
     def outstanding(self) -> float:
-        """Returns above this are more than the deployed policy's mean and the offline one's best."""
+        """Returns above this beat the deployed policy's mean and the best of the offline one."""
         if not self.deployed_returns:
             return -np.inf
         own = self.deployed_return

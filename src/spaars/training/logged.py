@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from spaars.algos.agent import Agent, SkillAgent
 from spaars.data import Dataset
-from spaars.data.replay import Batch, as_batch, start_rows, window_rows
+from spaars.data.replay import Batch, as_batch
+from spaars.data.rows import start_rows, window_rows
 from spaars.tasks import Task
 from spaars.training.online import OnlineConfig
 

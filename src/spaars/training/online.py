@@ -16,18 +16,16 @@ from spaars.data.replay import (
     Mixture,
     NStep,
     Replay,
-    best_episodes,
     insert,
     mixed_rows,
     on_host,
-    recent_episodes,
     sample_mixed,
     sample_windows,
     take,
-    unbeaten,
     window,
     windowed_rows,
 )
+from spaars.data.rows import best_episodes, recent_episodes, unbeaten
 from spaars.safety.envelope import ActionEnvelope
 from spaars.training.collecting import Collector, Judged
 from spaars.training.deployment import Deployment, DeploymentConfig, select

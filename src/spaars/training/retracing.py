@@ -13,7 +13,7 @@ import numpy as np
 
 from spaars import seeding
 from spaars.data import Dataset
-from spaars.data.replay import window_rows
+from spaars.data.rows import window_rows
 from spaars.training.deployment import ROUTES
 
 Best = Sequence[Sequence[tuple[int, int]]]
