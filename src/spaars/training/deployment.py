@@ -38,9 +38,11 @@ class DeploymentConfig:
     """proven: the last one that beat its predecessor in trial episodes, at first the offline
     policy; latest: the newest, whatever it does."""
     trial_episodes: int = 2
-    """Training episodes by whose mean return a candidate must win; it loses as soon as its mean
-    is not ahead. By a tie, too, but then the deployed policy, which may owe its mean to a lucky
-    trial, is measured by one episode more."""
+    """Training episodes by whose mean return a candidate must win, at least; it wins once it is
+    ahead by twice the standard error of the difference, or has been tried as often as the deployed
+    policy has been measured, lest what is known well give way to what was lucky once. It loses as
+    soon as its mean is not ahead. By a tie, too, but then the deployed policy, which may owe its
+    mean to a lucky trial, is measured by one episode more."""
     steadiness: float | None = 0.1
     """It also loses as soon as one of them falls short of the deployed policy's return by more than
     this share, lest a policy that falls now and then be deployed on a lucky draw; None: never."""
@@ -162,10 +164,19 @@ def judge(config: DeploymentConfig, trials: Trials) -> Verdict | None:
     if _short_of(trials, config.steadiness, returns[-1]):
         words += f"; its last episode returned {returns[-1]:.4g}"
     elif mean > to_beat:
-        return Verdict("deployed", words) if len(returns) >= config.trial_episodes else None
+        tried = len(returns) >= config.trial_episodes
+        return Verdict("deployed", words) if tried and _proven(trials) else None
     best = mean if trials.best_explored is None else max(mean, trials.best_explored)
     given_up = _short_of(trials, config.rollback, best)
     return Verdict("rollback" if given_up else "kept", words)
+
+
+def _proven(trials: Trials) -> bool:
+    """Whether a candidate that is ahead need not be tried further."""
+    candidate, deployed = trials.candidate_returns, trials.deployed_returns
+    error = np.sqrt(sum(np.var(x) / len(x) for x in (candidate, deployed)))
+    ahead = np.mean(candidate) - np.mean(deployed)
+    return bool(ahead > 2.0 * error) or len(candidate) >= len(deployed)
 
 
 def _short_of(trials: Trials, share: float | None, value: float) -> bool:
