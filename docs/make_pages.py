@@ -284,6 +284,8 @@ ORIGIN: dict[str, str] = {
     "kitchen-mixed:opal": "the robot's joints: notebook, 2026-11-27",
     "kitchen-mixed:online": "notebook, 2026-11-27: retraced, then cloned",
     "kitchen-mixed:easing": "notebook, 2026-11-27: retraced, then cloned",
+    "kitchen-mixed:raw": "notebook, 2026-11-27: why does the newest policy come down",
+    "kitchen-mixed:gate": "notebook, 2026-11-27: why does the newest policy come down",
     "kitchen-mixed:iql": "IQL, published for kitchen and Adroit",
     "door-human:iql": "IQL, published for kitchen and Adroit",
 }

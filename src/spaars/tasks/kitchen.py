@@ -50,11 +50,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # How a skill moves is a matter of the robot's joints, not of what else is open
     # (docs/lab-notebook.md).
     # Nor need subtasks be done in the data's orders, which only a spliced episode leaves; the
-    # skill policy clones what came of it.
+    # skill policy clones what came of it. The raw policy is held to it for good: let go, it climbs
+    # to where all critics err (docs/lab-notebook.md).
     "spaars-supe": {
         "opal": {"decoder_columns": tuple(range(9))},
         "online": {"retrace_rate": 0.5, "splice_rate": 0.25, "best_fraction": 0.5},
         "easing": {"weight_end": 1.0},
+        "raw": {"cloning_weight_end": 1.0},
+        "gate": {"pessimism": 2.0},
     },
     # Published (IQL, appendix B): temperature 0.5, dropout in the actor, rewards as they are.
     "iql": {"iql": {"temperature": 0.5, "actor_dropout": 0.1, "reward_scale": 1.0}},
