@@ -226,6 +226,7 @@ ORIGIN: dict[str, str] = {
     "evaluation": "ten episodes were +-15 points of noise on hopper",
     "evaluation.every": "time of evaluation against resolution",
     "deployment": "notebook, 2026-11-22: deployment by evidence",
+    "deployment.trial_episodes": "notebook, 2026-11-27: what to make of ties?",
     "deployment.steadiness": "notebook, 2026-11-22: what made walker2d's deployment worse?",
     "deployment.caution": NOT_TUNED,
     "safety": "off: only measured",

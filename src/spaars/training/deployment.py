@@ -175,7 +175,7 @@ def _proven(trials: Trials) -> bool:
     """Whether a candidate that is ahead need not be tried further."""
     candidate, deployed = trials.candidate_returns, trials.deployed_returns
     error = np.sqrt(sum(np.var(x) / len(x) for x in (candidate, deployed)))
-    ahead = np.mean(candidate) - np.mean(deployed)
+    ahead = np.mean(candidate) - trials.deployed_return
     return bool(ahead > 2.0 * error) or len(candidate) >= len(deployed)
 
 
