@@ -1,4 +1,3 @@
-import itertools
 from collections import deque
 
 import jax
@@ -24,11 +23,7 @@ from spaars.data.replay import (
     sample_windows,
 )
 from spaars.data.rows import (
-    BEST_KEPT,
-    best_episodes,
     recent_episodes,
-    start_rows,
-    unbeaten,
     window_rows,
 )
 
@@ -174,12 +169,6 @@ def test_union_without_a_dataset_is_the_ring():
     assert set(np.unique(batch.rewards)) == set(range(10))
 
 
-def test_start_rows_golden():
-    """Episodes of 3, 1 and 4 rows, their first two."""
-    rows = start_rows(np.array([0, 3, 4]), np.array([3, 4, 8]), 2)
-    np.testing.assert_array_equal(rows, [0, 1, 3, 4, 5])
-
-
 @pytest.mark.parametrize(
     ("fraction", "share", "starts", "offline"),
     [(0.5, 0.4, 2, 2), (0.5, 1.0, 4, 0), (0.5, 0.0, 0, 4), (0.0, 0.4, 0, 0), (1.0, 0.25, 2, 6)],
@@ -195,36 +184,6 @@ def test_starts_are_an_exact_share_of_the_offline_rows(fraction, share, starts, 
     np.testing.assert_array_equal(others, np.full((3, offline), OFFLINE))
     rest = batch.rewards[:, starts + offline :]
     np.testing.assert_array_equal(rest, np.full((3, 8 - starts - offline), ONLINE))
-
-
-@given(st.lists(st.integers(1, 9), max_size=6), st.integers(0, 5), st.integers(1, 4))
-def test_recent_episodes_are_the_newest_and_the_running_one(lengths, running, count):
-    ends = np.cumsum(lengths).tolist()
-    inserted = sum(lengths) + running
-    table = recent_episodes([ends], inserted, count)
-    assert table.shape == (1, count, 2)
-    if not inserted:
-        return
-    bounds = [0, *ends] + ([inserted] if running else [])
-    newest = list(itertools.pairwise(bounds))[-count:]
-    assert set(map(tuple, table[0].tolist())) == set(newest)
-
-
-def test_the_best_episodes_are_the_highest_returns_and_their_equals():
-    ends, returns = [4, 8, 12, 16, 20, 24], [3.0, 1.0, 4.0, np.nan, 3.0, 2.0]
-    assert unbeaten(ends, returns, 0) == [(8, 12)]
-    # The second best is 3, and another one equals it: of equals the newest first.
-    assert unbeaten(ends, returns, 0, count=2) == [(8, 12), (16, 20), (0, 4)]
-    assert unbeaten(ends, returns, 1, count=2) == [(8, 12), (16, 20)]  # that one is overwritten
-    assert unbeaten(ends, returns, 0, count=9, above=2.0) == [(8, 12), (16, 20), (0, 4)]
-    assert unbeaten([4, 4], [1.0, 9.0], 0) == [(0, 4)]  # of the other no row was stored
-    assert unbeaten(ends, returns, 24) == unbeaten([], [], 0) == []
-    table = best_episodes([ends, []], [returns, []], 25, 24, count=2)
-    assert table.shape == (2, BEST_KEPT, 2)
-    assert set(map(tuple, table[0].tolist())) == {(8, 12), (16, 20)}
-    assert set(map(tuple, table[1].tolist())) == {(1, 25)}
-    many = best_episodes([range(1, 301)], [[1.0] * 300], 300, 300, count=10)
-    assert {last for _, last in many[0].tolist()} == set(range(301 - BEST_KEPT, 301))
 
 
 def ring_of(lengths, capacity):
