@@ -35,6 +35,19 @@ class Odd(gymnasium.Wrapper):
         return observation, reward, *rest, info | {"cost": 1.0, "score_return": os.getpid()}
 
 
+class Errands(gymnasium.Wrapper):
+    """The toy with subtasks, of which one is out of reach; said of this moment only."""
+
+    def step(self, action):
+        observation, *rest, info = super().step(action)
+        east, north = observation[:2] > 0.3
+        return observation, *rest, info | {"subtasks": {"east": east, "north": north, "moon": 0.0}}
+
+
+def errands() -> gymnasium.Env:
+    return limited(Errands(PointEnv()))
+
+
 def point() -> gymnasium.Env:
     return limited(PointEnv(cost=True))
 

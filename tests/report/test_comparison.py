@@ -123,7 +123,12 @@ def test_what_an_older_version_did_not_know_does_not_tell_it_apart(tmp_path: Pat
     """Unless it is switched on, or the method reads it."""
     old = make_run(tmp_path / "old", (1,))
     new = make_run(
-        tmp_path / "new", (2,), gate_shadow=False, online_env_errors=10, easing={"steps": 3}
+        tmp_path / "new",
+        (2,),
+        gate_shadow=False,
+        online_env_errors=10,
+        online_retrace_rate=0.0,
+        easing={"steps": 3},
     )
     assert len(group_runs([load_run(old), load_run(new)]).problems[0].groups) == 1
     on = make_run(tmp_path / "on", (3,), gate_shadow=True)

@@ -292,6 +292,23 @@ def test_safety_is_told_as_far_as_it_was_measured(tmp_path: Path) -> None:
     assert "Measured, not guaranteed" not in Page(write_report(run_dir)).text
 
 
+def test_subtasks_are_told_first_and_last(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run", seed_count=2)
+    assert "Subtasks" not in Page(write_report(run_dir)).text
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        if record["kind"] == "evaluation":
+            share = {"offline": 0.05, "final": 0.95}.get(record["label"], 0.5)
+            record |= {"completed/kettle": share, f"completed/{HOSTILE}": 0.25}
+            if record["seed"] == 1:
+                del record["completed/kettle"]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    page = Page(write_report(run_dir))
+    words = " ".join(page.text.split())
+    assert "kettle 95% first 5% - first -" in words
+    assert f"{HOSTILE} 25% first 25% 25% first 25%" in words
+
+
 def test_missing_metric_leaves_its_figure_out(tmp_path: Path) -> None:
     run_dir = write_run(tmp_path / "run")
     write_report(run_dir)

@@ -9,6 +9,7 @@ from spaars.data import Dataset, load_dataset
 from spaars.data.sources import kitchen, save
 from spaars.errors import ConfigError, DataError
 from spaars.tasks import get_task
+from spaars.tasks.kitchen import MIXED
 from spaars.tasks.packages import import_package
 from toy import blank_dataset
 
@@ -58,7 +59,7 @@ def test_observations_are_copies_of_thirty_numbers_and_repeat_by_seed():
         assert first.dtype == np.float32
         np.testing.assert_array_equal(first, kept)
         assert np.abs(second - first).max() > 1e-3
-        assert info == {"completed": (), "score_return": 0.0}
+        assert info == {"subtasks": dict.fromkeys(MIXED, False), "score_return": 0.0}
         np.testing.assert_array_equal(env.reset(seed=3)[0], kept)
         np.testing.assert_array_equal(env.step(np.full(9, 0.5))[0], second)
     finally:
@@ -81,7 +82,7 @@ def test_training_rewards_what_is_complete_evaluation_what_becomes_so():
             totals[training] = rewards
             assert not terminated
             assert info["score_return"] == 1.0
-            assert info["completed"] == ("microwave",)
+            assert info["subtasks"] == dict.fromkeys(MIXED, False) | {"microwave": True}
         finally:
             env.close()
     assert totals == {True: [1.0, 1.0, 1.0], False: [1.0, 0.0, 0.0]}

@@ -2,11 +2,12 @@ import gymnasium
 import numpy as np
 import pytest
 
+from odd_envs import errands
 from spaars import seeding
 from spaars.errors import RunError
 from spaars.tasks import get_task
 from spaars.training.envs import EnvPopulation
-from toy import POINT, POINT_COST, STEPS, PointEnv
+from toy import POINT, POINT_COST, STEPS, PointEnv, controller
 
 TASKS = {"hopper": get_task("hopper-medium"), "point": POINT}
 
@@ -201,6 +202,42 @@ def test_a_cost_that_is_no_number_is_refused(cost):
     envs = EnvPopulation(lambda: Odd(PointEnv()), (0,))
     with pytest.raises(RunError, match="must be a finite number"):
         envs.step(np.zeros((1, 2), np.float32))
+
+
+def test_an_episode_tells_its_subtasks_in_the_order_in_which_they_were_done():
+    envs = EnvPopulation(errands, (0, 5))
+    goal, episodes = np.array([0.3, 0.9]), []
+    while not episodes:
+        seen = envs.observations.copy()
+        episodes = envs.step(np.array([controller(one, goal) for one in seen]))[4]
+        if any(envs.completed) and not episodes:
+            restored = EnvPopulation(errands, (0, 5))
+            restored.restore(envs.state())
+            assert restored.completed == envs.completed
+    assert envs.completed == [None, None]  # of the next
+    assert {episode.completed for episode in episodes} == {("north", "east")}
+
+
+@pytest.mark.parametrize(
+    ("info", "completed"),
+    [
+        ({"subtasks": ["north"]}, None),
+        ({"subtasks": {}}, None),
+        ({"subtasks": {"north": "done"}}, None),
+        ({"subtasks": {"north": np.ones(2)}}, None),
+        ({"success": "yes"}, None),
+        ({"is_success": np.float32(1.0)}, ("success",)),
+        ({"success": False}, ()),
+    ],
+)
+def test_success_is_a_subtask_and_words_of_another_meaning_are_none(info, completed):
+    class Odd(gymnasium.Wrapper):
+        def step(self, action):
+            return *self.env.step(action)[:3], True, info
+
+    envs = EnvPopulation(lambda: Odd(PointEnv()), (0,))
+    (episode,) = envs.step(np.zeros((1, 2), np.float32))[4]
+    assert episode.completed == completed
 
 
 def test_previous_actions_end_with_the_episode():

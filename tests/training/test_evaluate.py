@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from odd_envs import errands
 from spaars.algos.sac import SAC
 from spaars.training.evaluate import EvalResult, Evaluator, evaluation_seed
 from spaars.training.trainer import Trainer
@@ -95,6 +96,25 @@ def test_stochastic_evaluation_samples_reproducibly(evaluator):
     assert np.all(first.returns[0] != deterministic[0])
     # The noise is small: the same policy in essence.
     np.testing.assert_allclose(first.returns[0], deterministic[0], rtol=0.1)
+
+
+def test_the_share_of_episodes_that_completed_each_subtask():
+    evaluator = Evaluator(Controller(), errands, SEEDS, 3)
+    goals = jnp.array([[0.5, 0.5], [-0.5, -0.5]])
+    facts = evaluator(goals).facts
+    completed = {name: facts[name].tolist() for name in facts if name.startswith("completed/")}
+    starts = [
+        [errands().reset(seed=evaluation_seed(seed, i))[0] for i in range(3)] for seed in SEEDS
+    ]
+    # The second seed is pulled to the south-west, by 0.04 in the first step: where it is beyond
+    # 0.3 after it, it has begun there.
+    east, north = np.mean([start[:2] > 0.34 for start in starts[1]], 0)
+    assert completed == {
+        "completed/east": [1.0, pytest.approx(east)],
+        "completed/moon": [0.0, 0.0],
+        "completed/north": [1.0, pytest.approx(north)],
+    }
+    assert 0.0 < east + north < 2.0
 
 
 def test_the_two_policies_just_evaluated_are_not_run_again():

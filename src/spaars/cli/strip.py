@@ -80,14 +80,14 @@ def episode_frames(policy: Policy, env: gymnasium.Env, task: Task, args: Args) -
     observation = _reset(env, policy, args.episode)
     policy.reset()
     frames, events, total = [_frame(env, 0)], [], 0.0
-    over, done = False, 0
+    over, done = False, set[str]()
     while not over and len(frames) <= (args.steps or np.inf):
         observation, reward, terminated, truncated, info = env.step(policy(observation))
         over, total = terminated or truncated, total + float(reward)
-        completed = info.get("completed", ())
-        caption = completed[-1] if len(completed) > done else ""
+        now = {name for name, completed in info.get("subtasks", {}).items() if completed}
+        caption = ", ".join(sorted(now - done))
         if caption:
-            done = len(completed)
+            done = now
             events.append(len(frames))
         frames.append(_frame(env, len(frames), caption))
     score = float(task.score(np.array(total)))

@@ -45,7 +45,8 @@ NOT_COMPARED = {
 # Sections that one method alone reads: of all others' runs they say nothing.
 OWN_SECTIONS = {"iql": "iql", "bc": "bc", "easing": "spaars-supe", "raw": "spaars-supe"}
 
-# Settings that older versions did not have, at the values at which a run does what theirs did.
+# Settings that older versions did not have, at the values at which a run does what theirs did; the
+# last one some had and none has now.
 LATER = {
     "gate.shadow": False,
     "safety.action_low": None,
@@ -56,6 +57,12 @@ LATER = {
     "safety.budget.dip": None,
     "safety.budget.window": 5_000,
     "iql.actor_dropout": 0.0,
+    "opal.decoder_columns": None,
+    "online.retrace_rate": 0.0,
+    "online.splice_rate": 0.0,
+    "online.best_fraction": 0.0,
+    "online.best_episodes": 10,
+    "online.follow_rate": 0.0,
 }
 
 # Told apart over the whole page, other settings only within a task and dataset: some follow from

@@ -162,6 +162,7 @@ def render(run: Run, images: Mapping[str, bytes]) -> str:
             _headline(run),
             _dataset(run),
             _table(run),
+            _subtasks(run),
             _safety(run),
             _events(run),
             "<h2>Figures</h2>",
@@ -306,6 +307,33 @@ def _table(run: Run) -> str:
         "expert. A dash: not measured"
         + (", or for a mean, not measured in every seed" if several else "")
         + ".</p>"
+    )
+
+
+def _subtasks(run: Run) -> str:
+    """How often each was completed, first and last; nothing where the env names none."""
+    prefix = "completed/"
+    lines = select(run.records, "evaluation")
+    names = sorted({key for line in lines for key in line if key.startswith(prefix)})
+    if not names:
+        return ""
+    shown = seeds(lines)
+    body = []
+    for name in names:
+        found = series_by_seed(lines, "evaluation", name)
+        cells = ""
+        for seed in shown:
+            last, first = (found[seed].values[i] if seed in found else None for i in (-1, 0))
+            small = f"<small>first {show_number(first, '.0%')}</small>"
+            cells += f"<td>{show_number(last, '.0%')}{small}</td>"
+        body.append(f'<tr><th scope="row">{escape(name.removeprefix(prefix))}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col">seed {seed}</th>' for seed in shown)
+    return (
+        '<h2>Subtasks</h2>\n<div class="wide"><table class="seeds">\n'
+        f"<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n"
+        "</tbody></table></div>\n"
+        '<p class="soft">The share of evaluation episodes that completed each: the deployed policy '
+        "at the last evaluation, and below it at the first.</p>"
     )
 
 

@@ -73,26 +73,31 @@ def make_raw_env(subtasks: tuple[str, ...], steps: int) -> gymnasium.Env:
 
 
 class KitchenObservations(gymnasium.Wrapper):
-    """Observations (30,) float32, copied; `info["score_return"]` counts the tasks done so far."""
+    """Observations (30,) float32, copied; `info["score_return"]` counts the tasks done so far.
+
+    `info["subtasks"]` tells of each whether it was done.
+    """
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (len(OBSERVATION),))
+        self.subtasks: tuple[str, ...] = ()
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         observation, info = self.env.reset(**kwargs)
-        return observe(observation), _completed(info)
+        self.subtasks = tuple(sorted(info["tasks_to_complete"]))  # of a set
+        return observe(observation), self._done(info)
 
     def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observe(observation), float(reward), terminated, truncated, _completed(info)
+        return observe(observation), float(reward), terminated, truncated, self._done(info)
+
+    def _done(self, info: dict[str, Any]) -> dict[str, Any]:
+        done = info["episode_task_completions"]
+        subtasks = {name: name in done for name in self.subtasks}
+        return {"subtasks": subtasks, "score_return": float(len(done))}
 
 
 def observe(observation: dict[str, Any]) -> np.ndarray:
     """The 30 observed numbers of an observation of FrankaKitchen-v1."""
     return observation["observation"][OBSERVATION].astype(np.float32)
-
-
-def _completed(info: dict[str, Any]) -> dict[str, Any]:
-    done = tuple(info["episode_task_completions"])  # a live list
-    return {"completed": done, "score_return": float(len(done))}

@@ -29,6 +29,8 @@ class Episode(NamedTuple):
     (spaars.training.deployment)."""
     cost: float | None = None
     """Sum of `info["cost"]`; None if the env reports none."""
+    completed: tuple[str, ...] | None = None
+    """Subtasks that were done at any step, the first one first; None if the env names none."""
 
 
 class EnvFailure(NamedTuple):
@@ -71,6 +73,8 @@ class EnvPopulation:
         self.returns = [0.0] * n
         self.episode_costs: list[float | None] = [None] * n
         """Of the running episodes so far."""
+        self.completed: list[dict[str, None] | None] = [None] * n
+        """Subtasks done in the running episodes so far, in this order."""
         self.costs = np.full(n, np.nan)
         """`info["cost"]` of the last step (S,); NaN where the env reports none."""
         self.env_steps = 0
@@ -93,6 +97,7 @@ class EnvPopulation:
                 self.actions[i] = []
                 self.returns[i] = 0.0
                 self.episode_costs[i] = None
+                self.completed[i] = None
             reset_seeds = {
                 i: seeding.episode_seed(seeding.TRAIN_EPISODE, self.seeds[i], self.episode_index[i])
                 for i in waiting
@@ -156,6 +161,7 @@ class EnvPopulation:
             self._count(i, asked[i], found)
             if found.terminated or found.truncated:
                 total = self.returns[i] if found.score_return is None else found.score_return
+                done = self.completed[i]
                 finished.append(
                     Episode(
                         self.seeds[i],
@@ -164,6 +170,7 @@ class EnvPopulation:
                         len(self.actions[i]),
                         found.terminated,
                         cost=self.episode_costs[i],
+                        completed=None if done is None else tuple(done),
                     )
                 )
                 self.episode_index[i] += 1
@@ -187,6 +194,9 @@ class EnvPopulation:
         if found.cost is not None:
             self.costs[i] = found.cost
             self.episode_costs[i] = (self.episode_costs[i] or 0.0) + found.cost
+        if found.subtasks is not None:
+            now = dict.fromkeys(name for name, done in found.subtasks.items() if done)
+            self.completed[i] = (self.completed[i] or {}) | now
 
     @property
     def previous_actions(self) -> np.ndarray:

@@ -18,7 +18,7 @@ UNLIMITED = SafetyConfig()
 
 
 class EvalResult(NamedTuple):
-    """Leaves (S, episodes), except `facts`: per-seed means (S,) over all visited states."""
+    """Leaves (S, episodes), except `facts` (S,)."""
 
     returns: np.ndarray
     discounted: np.ndarray
@@ -26,6 +26,8 @@ class EvalResult(NamedTuple):
     lengths: np.ndarray
     terminated: np.ndarray
     facts: dict[str, np.ndarray]
+    """Per-seed means over all visited states; under `completed/NAME`, where the env names
+    subtasks (`info["subtasks"]`), the share of the episodes that completed it."""
 
 
 def evaluation_seed(seed: int, index: int) -> int:
@@ -54,6 +56,7 @@ def run_episodes(
     returns, discounted, lengths = np.zeros(n), np.zeros(n), np.zeros(n, np.int64)
     running, terminated = np.ones(n, bool), np.zeros(n, bool)
     totals: dict[str, np.ndarray] = {}
+    completed: dict[str, np.ndarray] = {}
     step = 0
     while running.any():
         device_actions, facts = act(observations.reshape(*shape, -1), step)
@@ -70,14 +73,20 @@ def run_episodes(
             lengths[i] += 1
             terminated[i] = outcome.terminated
             running[i] = not (outcome.terminated or outcome.truncated)
+            for name, done in (outcome.subtasks or {}).items():
+                completed.setdefault(name, np.zeros(n, bool))[i] |= done
         step += 1
     visited = lengths.reshape(shape).sum(1)
+    means = {name: total.sum(1) / visited for name, total in totals.items()}
+    shares = {
+        f"completed/{name}": completed[name].reshape(shape).mean(1) for name in sorted(completed)
+    }
     return EvalResult(
         returns.reshape(shape),
         discounted.reshape(shape),
         lengths.reshape(shape),
         terminated.reshape(shape),
-        {name: total.sum(1) / visited for name, total in totals.items()},
+        means | shares,
     )
 
 

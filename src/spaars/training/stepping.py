@@ -42,6 +42,8 @@ class Outcome(NamedTuple):
     """`info["cost"]`; None if the env reports none, words if it is no finite number."""
     score_return: float | None = None
     """`info["score_return"]`, if there is one."""
+    subtasks: Mapping[str, bool] | None = None
+    """Whether each is done now: `info["subtasks"]`, or success, if the env reports either."""
 
 
 class Failure(NamedTuple):
@@ -134,6 +136,7 @@ class LocalEnvs:
                 bool(truncated),
                 _cost(info),
                 None if score is None else float(score),
+                _subtasks(info),
             )
         except Exception as error:
             return _failure(error)
@@ -164,6 +167,17 @@ def _cost(info: dict[str, Any]) -> float | str | None:
         if math.isfinite(cost):
             return cost
     return repr(info["cost"])
+
+
+def _subtasks(info: dict[str, Any]) -> dict[str, bool] | None:
+    """A copy. An env may mean something else by these words, which then is none of our business."""
+    found = info.get("subtasks")
+    if not isinstance(found, Mapping):
+        words = [key for key in ("success", "is_success") if key in info]
+        found = {"success": info[words[0]]} if words else {}
+    if not found or any(np.ndim(done) > 0 or done not in (0, 1) for done in found.values()):
+        return None
+    return {str(name): bool(done) for name, done in found.items()}
 
 
 def _failure(error: Exception) -> Failure:

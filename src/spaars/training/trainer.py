@@ -398,6 +398,7 @@ class Trainer:
                 terminated=e.terminated,
                 actor=e.actor,
                 **({} if e.cost is None else {"cost": e.cost}),
+                **({} if e.completed is None else {"completed": list(e.completed)}),
             )
             i = self.config.seeds.index(e.seed)
             self.progress["episodes"][i].append(
