@@ -1,4 +1,5 @@
-"""The figures of docs/how-it-works.md, from committed results and the embedded behaviour policy.
+"""The figures of docs/how-it-works.md and of the kitchen's results, from committed results and the
+embedded behaviour policy.
 
     python docs/make_figures.py
 
@@ -12,6 +13,8 @@ from matplotlib.figure import Figure
 
 from spaars.data.behaviour import BehaviourPolicy
 from spaars.report import figures, load_run
+from spaars.report.comparison_figures import learning_curves, looks
+from spaars.report.groups import group_runs
 from spaars.report.strip import frame, strip
 from spaars.seeding import BEHAVIOUR_EPISODE, episode_seed
 from spaars.tasks import get_task
@@ -20,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
 HOPPER = ROOT / "results" / "locomotion" / "hopper-medium" / "spaars" / "s1"
 WALKER = ROOT / "results" / "locomotion" / "walker2d-medium" / "spaars" / "s1"
+KITCHEN = ROOT / "results" / "kitchen" / "kitchen-mixed"
 FRAMES = 8
 
 
@@ -40,6 +44,19 @@ def logged_episode(index: int = 0) -> Figure:
     return strip({"": [frames[i] for i in shown]})
 
 
+def kitchen_curves() -> Figure:
+    """Every method that goes online, deployed; of SPAARS-SUPE the newest policy, too."""
+    runs = [load_run(path.parent) for path in sorted(KITCHEN.glob("*/s*/summary.json"))]
+    (problem,) = group_runs(runs).problems
+    curves = {}
+    for group in problem.groups:
+        if group.seeds[0].env_steps:
+            curves[group.name] = [seed.evaluations for seed in group.seeds]
+        if group.method == "spaars-supe":
+            curves[f"{group.name}, newest policy"] = [seed.record.newest for seed in group.seeds]
+    return learning_curves(curves, looks(list(curves)))
+
+
 def main() -> None:
     hopper, walker = load_run(HOPPER).records, load_run(WALKER).records
     drawn = {
@@ -48,6 +65,7 @@ def main() -> None:
         "how-cloning": figures.cloning_error(hopper),
         "how-gate": figures.gate_share(hopper),
         "how-deployment": figures.learning_curve(walker),
+        "kitchen-curves": kitchen_curves(),
     }
     for name, figure in drawn.items():
         assert figure is not None
