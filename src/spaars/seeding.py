@@ -15,6 +15,9 @@ from jaxtyping import Array, Key, PRNGKeyArray
 TRAIN_EPISODE, EVAL_EPISODE, BEHAVIOUR_EPISODE, DEMONSTRATION = 1, 2, 3, 4
 INIT, OFFLINE, ACT, UPDATE, EVIDENCE, EVALUATION = 11, 12, 13, 14, 15, 16
 SPLICE, RETRACE = 17, 18
+SKILL_CHOICE = 1_000
+"""Folded into a step's key for the skill that is chosen there: `jax.random.split` of that key, into
+a few, gives those that small numbers do."""
 OWN_LOOP_ACT, OWN_LOOP_UPDATE, OWN_LOOP_EVIDENCE = 21, 22, 23
 
 

@@ -305,8 +305,15 @@ def test_subtasks_are_told_first_and_last(tmp_path: Path) -> None:
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     page = Page(write_report(run_dir))
     words = " ".join(page.text.split())
-    assert "kettle 95% first 5% - first -" in words
+    assert "kettle 95% first 5% 0% first 0%" in words
     assert f"{HOSTILE} 25% first 25% 25% first 25%" in words
+    for record in records:
+        if record["kind"] == "evaluation" and record["label"] == "final":
+            record.pop("completed/kettle", None)
+            del record[f"completed/{HOSTILE}"]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    words = " ".join(Page(write_report(run_dir)).text.split())
+    assert f"{HOSTILE} 0% first 25% 0% first 25%" in words
 
 
 def test_missing_metric_leaves_its_figure_out(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from spaars.deploy.export import export
 from spaars.deploy.policy import load_policy
 from spaars.errors import ConfigError, DataError
 from spaars.tasks import env_task, get_task
-from spaars.tasks.any_env import describe_env, env_name
-from spaars.training.run import check_parts, train
+from spaars.tasks.any_env import adapt, describe_env, env_name, time_limit
+from spaars.training.checks import check
+from spaars.training.config import preset_config
+from spaars.training.run import check_parts, check_skills, train
 
 
 class Arm(gymnasium.Env):
@@ -144,6 +146,34 @@ def test_mismatches_are_told_by_dimension() -> None:
         check_parts(described(action_high=(2.0, 3.0)), FACTS, "Arm")
     with pytest.warns(UserWarning, match="do not say what their actions"):
         check_parts(described(action_low=(), action_high=()), FACTS, "Arm")
+
+
+def test_a_time_limit_is_known_by_spec_or_wrapper() -> None:
+    assert time_limit(gymnasium.make("Hopper-v4")) == 1_000
+    assert time_limit(adapt(gymnasium.wrappers.TimeLimit(Arm(), 30))) == 30
+    assert time_limit(Arm()) is None
+
+
+def limited_arm(steps=40) -> gymnasium.Env:
+    return gymnasium.wrappers.TimeLimit(Arm(), steps)
+
+
+def test_skills_in_an_env_of_ones_own_need_data_that_never_terminate() -> None:
+    def config(env, **kwargs):
+        return preset_config(env_task(env, kwargs).name, "spaars-supe", "smoke")
+
+    check(config(limited_arm))
+    with pytest.raises(ConfigError, match="has no time limit that is known"):
+        check(config(Arm))
+    with pytest.raises(ConfigError, match=r"does not divide the 7 steps.*Choose 7"):
+        check(config(limited_arm, steps=7))
+    data = toy.point_dataset(200)
+    ended = int(data.terminated.sum())
+    with pytest.raises(DataError, match=f"{ended} of .* episodes terminated.*--method spaars;"):
+        check_skills(config(limited_arm), data)
+    check_skills(
+        config(limited_arm), dataclasses.replace(data, terminated=np.zeros_like(data.terminated))
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*do not say what their actions")

@@ -179,6 +179,13 @@ def test_settings_that_the_method_does_not_read_are_refused(method, changes, fla
         ({"opal": {"decoder_columns": ()}}, "must be distinct columns"),
         ({"online": {"splice_rate": 1.5}}, r"--online.splice-rate must lie in \[0, 1\]"),
         ({"online": {"splice_rate": 0.6, "retrace_rate": 0.6}}, "they sum to more than 1"),
+        (
+            {
+                "online": {"splice_rate": 0.5, "retrace_rate": 0.5},
+                "deployment": {"rule": "proven"},
+            },
+            "leave no episode in which",
+        ),
         ({"online": {"best_episodes": 129}}, "--online.best-episodes must be at most 128"),
         ({"online": {"random_steps": 100}, "deployment": {"rule": "latest"}}, "--online.random-st"),
     ],

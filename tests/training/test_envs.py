@@ -240,6 +240,20 @@ def test_success_is_a_subtask_and_words_of_another_meaning_are_none(info, comple
     assert episode.completed == completed
 
 
+def test_an_env_that_changes_its_actions_is_restored_by_what_it_was_given():
+    class Halving(gymnasium.Wrapper):
+        def step(self, action):
+            action *= 0.5
+            return self.env.step(action)
+
+    envs, restored = (EnvPopulation(lambda: Halving(PointEnv()), (0,)) for _ in range(2))
+    for _ in range(3):
+        envs.step(np.full((1, 2), 0.8, np.float32))
+    np.testing.assert_array_equal(envs.previous_actions, np.full((1, 2), 0.8, np.float32))
+    restored.restore(envs.state())
+    np.testing.assert_array_equal(restored.observations, envs.observations)
+
+
 def test_previous_actions_end_with_the_episode():
     envs = make("point")
     assert np.isnan(envs.previous_actions).all()

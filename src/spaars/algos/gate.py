@@ -31,7 +31,8 @@ class GateConfig:
     margin: float = 0.0
     """delta: advantage (units of return) that the raw action must win by."""
     raw_share_cap: float = 1.0
-    """Largest probability with which an open gate hands control to the raw policy."""
+    """Largest probability with which an open gate hands control to the raw policy while exploring,
+    by the rule 'advantage'. Who is on trial or deployed acts as in evaluation: always obeyed."""
     ramp_steps: int = 5_000
     """Environment steps after arming over which that probability rises from 0 to the cap."""
     shadow: bool = False

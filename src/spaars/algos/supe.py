@@ -69,7 +69,7 @@ class SupeState(NamedTuple):
     termination_model: Learner[MLP]
     """Logit of P(a skill ends in a terminal state)."""
     untrained: Bool[Array, ""]
-    """Until the first update, and after going back to what acted before it."""
+    """Until the first update; and after going back to what acted before it, until the next."""
 
 
 def macro_transitions(windows: Batch, discount: float) -> Batch:

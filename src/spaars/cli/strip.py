@@ -21,6 +21,7 @@ from spaars.report.figures import to_png
 from spaars.report.strip import Frame, frame, strip
 from spaars.tasks import Task, get_task
 from spaars.training.evaluate import evaluation_seed
+from spaars.training.stepping import subtasks_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,10 +85,10 @@ def episode_frames(policy: Policy, env: gymnasium.Env, task: Task, args: Args) -
     while not over and len(frames) <= (args.steps or np.inf):
         observation, reward, terminated, truncated, info = env.step(policy(observation))
         over, total = terminated or truncated, total + float(reward)
-        now = {name for name, completed in info.get("subtasks", {}).items() if completed}
+        now = {name for name, completed in (subtasks_of(info) or {}).items() if completed}
         caption = ", ".join(sorted(now - done))
         if caption:
-            done = now
+            done |= now
             events.append(len(frames))
         frames.append(_frame(env, len(frames), caption))
     score = float(task.score(np.array(total)))

@@ -317,6 +317,10 @@ def _subtasks(run: Run) -> str:
     names = sorted({key for line in lines for key in line if key.startswith(prefix)})
     if not names:
         return ""
+    # An env may tell of a success only where there is one: what is not told did not come about.
+    told = {line["seed"] for line in lines if any(name in line for name in names)}
+    none = dict.fromkeys(names, 0.0)
+    lines = [none | line if line["seed"] in told else line for line in lines]
     shown = seeds(lines)
     body = []
     for name in names:

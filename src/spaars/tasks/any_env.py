@@ -120,6 +120,17 @@ def adapt(env: gymnasium.Env) -> gymnasium.Env:
     return env
 
 
+def time_limit(env: gymnasium.Env) -> int | None:
+    """Steps after which Gymnasium truncates an episode; None where it does not."""
+    if env.spec is not None and env.spec.max_episode_steps is not None:
+        return env.spec.max_episode_steps
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            return env._max_episode_steps
+        env = env.env
+    return None
+
+
 def describe_env(env: gymnasium.Env) -> dict[str, Any]:
     """How `adapt` brought the env into form: names of observations, what actions -1 and 1 mean."""
     facts: dict[str, Any] = {}

@@ -44,8 +44,9 @@ class Task:
     training_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """On top of these where an agent trains, if its env is another variant than evaluation's. An
     episode's return is then what `info["score_return"]` says at its end, in evaluation's units."""
-    whole_episodes: bool = False
-    """Training episodes always last until their time limit, as methods with skills need it."""
+    whole_episodes: bool | None = False
+    """Training episodes always last until their time limit, as methods with skills need it; None:
+    nobody knows, and the data are asked whether theirs do."""
     slow: bool = False
     """A step of its env takes milliseconds: envs are stepped in parallel processes."""
     success_ends: bool = False
@@ -206,6 +207,7 @@ def _of_env(name: str, env_id: str, kwargs: dict[str, Any], **fields: Any) -> Ta
         reference_min=0.0,
         reference_max=100.0,
         env_kwargs=kwargs,
+        whole_episodes=None,
         wrap=any_env.adapt,
         **fields,
     )

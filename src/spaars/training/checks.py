@@ -10,6 +10,7 @@ from spaars.data.replay import logged_rows
 from spaars.data.rows import BEST_KEPT
 from spaars.errors import ConfigError, unknown_name
 from spaars.tasks import get_task
+from spaars.tasks.any_env import time_limit
 from spaars.training.config import METHODS, PRIORS, TrainConfig, preset_config
 
 
@@ -136,6 +137,12 @@ def check(config: TrainConfig) -> None:
             f"--online.retrace-rate ({c.online.retrace_rate}) and --online.splice-rate "
             f"({c.online.splice_rate}) are shares of the same episodes; they sum to more than 1."
         )
+    if c.online.retrace_rate + c.online.splice_rate == 1.0 and c.deployment.rule == "proven":
+        raise ConfigError(
+            f"--online.retrace-rate ({c.online.retrace_rate}) and --online.splice-rate "
+            f"({c.online.splice_rate}) leave no episode in which the policy itself explores, and "
+            "without one none is ever tried and deployed. Lower one of them."
+        )
     if c.online.best_episodes > BEST_KEPT:
         raise ConfigError(
             f"--online.best-episodes must be at most {BEST_KEPT}, got {c.online.best_episodes}."
@@ -218,14 +225,14 @@ def _check_skills(c: TrainConfig) -> None:
     length, task = c.opal.skill_length, get_task(c.task)
     if length < 2:
         raise ConfigError(f"--opal.skill-length must be at least 2, got {length}.")
-    if not task.whole_episodes:
+    if task.whole_episodes is False:
         raise ConfigError(
             f"--method {c.method}: an episode of {c.task} may end inside a skill, which would be "
             "cut short. It needs a task whose training episodes go on until their time limit, such "
             "as kitchen-mixed."
         )
     env = task.make_env(training=True)
-    limit = env.spec.max_episode_steps if env.spec is not None else None
+    limit = time_limit(env)
     assert env.observation_space.shape is not None
     (observed,) = env.observation_space.shape
     env.close()
@@ -237,12 +244,18 @@ def _check_skills(c: TrainConfig) -> None:
             f"--opal.decoder-columns {columns}: observations of {c.task} have columns 0 to "
             f"{observed - 1}."
         )
-    if limit is None or limit % length:
-        whole = [str(n) for n in range(2, 11) if limit and limit % n == 0]
+    if limit is None:
+        raise ConfigError(
+            f"--method {c.method}: {c.task} has no time limit that is known. Register it with "
+            "max_episode_steps, or wrap it in gymnasium.wrappers.TimeLimit: skills must fit into "
+            "an episode."
+        )
+    if limit % length:
+        whole = [str(n) for n in range(2, 11) if limit % n == 0]
         raise ConfigError(
             f"--opal.skill-length ({length}) does not divide the {limit} steps of an episode of "
             f"{c.task}: the last skill would be cut short. "
-            + (f"Choose {' or '.join(whole)}." if whole else "Give the env a time limit.")
+            + (f"Choose {' or '.join(whole)}." if whole else "Give the env another time limit.")
         )
     for flag, steps in {
         "--online.chunk": c.online.chunk,

@@ -234,8 +234,7 @@ def _choose(
     step: Any,
 ) -> Any:
     def one(acting: Any, proven: Any, explores: Any, observation: Any, key: Any) -> Any:
-        # Apart from the key of the step's action.
-        key = jax.random.fold_in(jax.random.fold_in(key, step), 1)
+        key = jax.random.fold_in(jax.random.fold_in(key, step), seeding.SKILL_CHOICE)
         explored = agent.choose(acting, observation[None], key)
         return jnp.where(explores, explored, agent.choose(proven, observation[None], None))[0]
 

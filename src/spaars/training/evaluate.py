@@ -180,7 +180,9 @@ def _choose(
     step: Any,
 ) -> Any:
     def one(acting: Any, observations: Any, key: Any) -> Any:
-        key = jax.random.fold_in(jax.random.fold_in(key, step), 1) if stochastic else None
+        if not stochastic:
+            return agent.choose(acting, observations, None)
+        key = jax.random.fold_in(jax.random.fold_in(key, step), seeding.SKILL_CHOICE)
         return agent.choose(acting, observations, key)
 
     return over_seeds(one, mapping)(acting, observations, keys)

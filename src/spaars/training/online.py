@@ -83,7 +83,7 @@ class OnlineConfig:
     """Online transitions kept per seed; None keeps them all."""
     env_errors: int = 10
     """Times per seed that the env may raise or give NaN: its episode is cut there, the event is
-    logged, and training goes on. Methods with skills stop at the first."""
+    logged, and training goes on. Methods with skills stop at the first step that fails."""
     env_processes: int | None = None
     """Processes that step the envs of training and of evaluation, 1: this one. The results do not
     depend on it. None: one for every core (8 at most) in the kitchen, whose env is slow; 1

@@ -219,7 +219,8 @@ def _load(
 
 def check_skills(config: TrainConfig, dataset: Dataset) -> None:
     """Skills are learned from as many steps of one episode: DataError if none is so long, a warning
-    if some are not."""
+    if some are not. And they are run to their end: DataError if the data say that episodes may end
+    before, and the task does not know better."""
     if "opal" not in METHODS[config.method].sections:
         return
     length, lengths = config.opal.skill_length, dataset.episode_lengths()
@@ -234,6 +235,14 @@ def check_skills(config: TrainConfig, dataset: Dataset) -> None:
             f"{dataset.label}: {short} of {len(lengths)} episodes are shorter than the {length} "
             "steps of a skill, and nothing is learned from them",
             stacklevel=2,
+        )
+    ended = int(dataset.terminated.sum())
+    if ended and get_task(config.task).whole_episodes is None:
+        raise DataError(
+            f"{dataset.label}: {ended} of {len(lengths)} episodes terminated, so one of "
+            f"{config.task} may end inside a skill, which --method {config.method} cannot cut "
+            "short. Use --method spaars; or let the training env go on until its time limit, and "
+            "convert the data with 'terminated' false throughout."
         )
 
 

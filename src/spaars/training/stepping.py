@@ -26,6 +26,7 @@ import gymnasium
 import numpy as np
 
 from spaars.errors import ConfigError, RunError
+from spaars.tasks.any_env import time_limit
 
 MakeEnv = Callable[[], gymnasium.Env]
 
@@ -101,7 +102,7 @@ class LocalEnvs:
         first: Any = self.envs[0]
         self.action_space = first.action_space
         self.observation_space = first.observation_space
-        self.time_limit = first.spec.max_episode_steps if first.spec is not None else None
+        self.time_limit = time_limit(first)
 
     def reset(self, seeds: Mapping[int, int], anew: bool = False) -> dict[int, Outcome | Failure]:
         return {i: self._reset(i, seed, anew) for i, seed in seeds.items()}
@@ -126,7 +127,9 @@ class LocalEnvs:
 
     def _step(self, i: int, action: np.ndarray) -> Outcome | Failure:
         try:
-            observation, reward, terminated, truncated, info = self.envs[i].step(action)
+            observation, reward, terminated, truncated, info = self.envs[i].step(
+                action.copy()
+            )  # some change it
             _finite(reward)
             score = info.get("score_return")
             return Outcome(
@@ -136,7 +139,7 @@ class LocalEnvs:
                 bool(truncated),
                 _cost(info),
                 None if score is None else float(score),
-                _subtasks(info),
+                subtasks_of(info),
             )
         except Exception as error:
             return _failure(error)
@@ -169,8 +172,9 @@ def _cost(info: dict[str, Any]) -> float | str | None:
     return repr(info["cost"])
 
 
-def _subtasks(info: dict[str, Any]) -> dict[str, bool] | None:
-    """A copy. An env may mean something else by these words, which then is none of our business."""
+def subtasks_of(info: dict[str, Any]) -> dict[str, bool] | None:
+    """What the env says of subtasks, or of success. It may mean something else by these words,
+    which then is none of our business."""
     found = info.get("subtasks")
     if not isinstance(found, Mapping):
         words = [key for key in ("success", "is_success") if key in info]
