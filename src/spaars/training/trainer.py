@@ -22,7 +22,6 @@ from spaars.errors import RunError
 from spaars.report import write_report
 from spaars.safety import SupportMonitor
 from spaars.safety.monitor import ended_episodes, look_back
-from spaars.safety.summary import summarise
 from spaars.tasks import Task
 from spaars.training.checkpoint import Checkpoint, collect, save_checkpoint
 from spaars.training.collecting import Judged
@@ -38,6 +37,7 @@ from spaars.training.online import OnlineLoop
 from spaars.training.placement import reason_to_stay_on_host
 from spaars.training.population import own_buffers
 from spaars.training.run_directory import describe_dataset, write_json
+from spaars.training.summary import summarise_run
 
 # Offline updates between two looks at the stop signal: a few seconds.
 OFFLINE_BLOCK = 250
@@ -133,7 +133,14 @@ class Trainer:
             with _stop_signals(self):
                 self.run_offline()
                 self.run_online(checkpoint)
-                summary = self.summary()
+                summary = summarise_run(
+                    self.config,
+                    describe_dataset(self.dataset),
+                    self.progress,
+                    self.metrics.records(),
+                    offline=bool(self.phases),
+                    wall_seconds=time.monotonic() - self.started,
+                )
                 write_json(self.run_dir / "summary.json", summary)
                 write_report(self.run_dir)
         finally:
@@ -479,48 +486,6 @@ class Trainer:
             self.progress["stops"].append(self.envs.env_steps if self.loop is not None else 0)
             self.save()
             raise Stopped(f"stopped and saved; go on with `spaars resume {self.run_dir}`")
-
-    def summary(self) -> dict[str, Any]:
-        """summary.json: what the run achieved, by its last checkpoint."""
-        c, records = self.config, self.metrics.records()
-        return {
-            "task": c.task,
-            "dataset": describe_dataset(self.dataset),
-            "method": c.method,
-            "preset": c.preset,
-            "evaluation_episodes": c.evaluation.episodes,
-            "stops": self.progress["stops"],
-            "seeds": [
-                self.seed_summary(i) | {"safety": summarise(records, seed)}
-                for i, seed in enumerate(c.seeds)
-            ],
-        }
-
-    def seed_summary(self, i: int) -> dict[str, Any]:
-        scores, newest = self.progress["scores"][i], self.progress["newest"][i]
-        handover = self.progress["handover"][i]
-        steps = self.config.online.steps
-        falls = sum(terminated for _, _, terminated, _ in self.progress["episodes"][i])
-        offline_score = scores[0][1] if self.phases else None
-        dip = None
-        if handover is not None:
-            after = [score for _, score in newest[handover["evaluations"] :]]
-            dip = max([0.0, *(handover["score"] - score for score in after)]) if after else None
-        return {
-            "seed": self.config.seeds[i],
-            "offline_score": offline_score,
-            "handover_score": handover["score"] if handover else None,
-            "handover_step": handover["step"] if handover else None,
-            "final_score": scores[-1][1],
-            "newest_score": newest[-1][1],
-            "dip_worst": dip,
-            "drop_below_offline": (
-                None if offline_score is None else max(offline_score - score for _, score in scores)
-            ),
-            "falls_per_1k": 1000.0 * falls / steps if steps else None,
-            "env_steps": steps,
-            "wall_seconds": round(time.monotonic() - self.started, 1),
-        }
 
 
 def diverged(seed: int, when: str) -> RunError:
