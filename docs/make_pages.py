@@ -275,6 +275,8 @@ ORIGIN: dict[str, str] = {
     "spaars-supe:log_every": SMALLER,
     "spaars-supe:checkpoint_every": SMALLER,
     "spaars-supe:evaluation": "time of evaluation against resolution",
+    "spaars-supe:supe.bonus_from": "as it was measured; SUPE's own order has not been run with it",
+    "spaars-supe:supe.novelty_from": "as it was measured; SUPE's own order has not been run with it",
     "spaars-supe:easing": SMALLER,
     "spaars-supe:deployment": "returns are counts there; two episodes told too little of them",
     "spaars-supe:raw": SMALLER,

@@ -19,10 +19,13 @@ from spaars.algos.supe import (
 )
 from spaars.nn import MLP
 from spaars.priors.opal import OpalConfig
+from spaars.training.config import preset_config
 
 AGENT = Supe(
     prior=OpalConfig(skill_length=H, latent_dim=K, hidden=(16,), recurrent=8),
-    supe=SupeConfig(hidden=(16,), novelty_features=8, bonus_from=10, bonus=5.0),
+    supe=SupeConfig(
+        hidden=(16,), novelty_features=8, bonus_from=10, bonus=5.0, novelty_from=4, models_every=2
+    ),
     sac=SACConfig(hidden=(16,), critics=3, actor_every=2, batch_size=B, entropy_backup=False),
     utd=2,
     learning_starts=2,
@@ -129,8 +132,10 @@ def test_novelty_is_worth_something_from_its_step_on(state, update):
 
 
 def test_novelty_learns_once_from_every_skill(state):
-    batch = windows(5)
-    after, stored = jax.jit(AGENT.observe)(state, batch, {})
+    batch, observe = windows(5), jax.jit(AGENT.observe)
+    assert same(observe(state, batch, {})[0].rnd, state.rnd)  # not before step 4
+    state = state._replace(sac=state.sac._replace(updates=jnp.int32(4)))
+    after, stored = observe(state, batch, {})
     assert same(stored, batch)
     rnd = state.rnd
     for i in range(5):
@@ -138,6 +143,20 @@ def test_novelty_learns_once_from_every_skill(state):
         rnd, _ = rnd.learn(*one, AGENT.novelty_optimizer)
     for ours, theirs in zip(jax.tree.leaves(after.rnd), jax.tree.leaves(rnd), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_published_order_is_supes_alone():
+    """Bonus from the first update on, its predictor learning from twice the first step on."""
+    published, ours = (preset_config("kitchen-mixed", m).supe for m in ("supe", "spaars-supe"))
+    assert (published.bonus_from, published.novelty_from) == (0, 10_000)
+    assert (ours.bonus_from, ours.novelty_from) == (10_000, 0)
+
+
+def test_models_have_a_rhythm_of_their_own(state):
+    agent = dataclasses.replace(AGENT, supe=dataclasses.replace(AGENT.supe, models_every=1))
+    moved = jax.jit(agent.update)(state, windows(), KEY)[0]
+    moved = jax.jit(agent.update)(moved, windows(), KEY)[0], moved
+    assert not same(moved[0].reward_model, moved[1].reward_model)
 
 
 def test_actor_and_models_move_at_every_second_update(state, update):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -152,6 +154,27 @@ def test_a_time_limit_is_known_by_spec_or_wrapper() -> None:
     assert time_limit(gymnasium.make("Hopper-v4")) == 1_000
     assert time_limit(adapt(gymnasium.wrappers.TimeLimit(Arm(), 30))) == 30
     assert time_limit(Arm()) is None
+
+
+def unsaid():
+    (Path(os.environ["MARK"])).touch()
+    return Arm()
+
+
+def other_than_said() -> int:
+    return unsaid()
+
+
+@pytest.mark.parametrize("name", ["unsaid", "other_than_said", "os.system", "Path"])
+def test_what_a_file_names_is_called_only_if_it_says_that_it_makes_envs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARK", str(tmp_path / "mark"))
+    kwargs = {"command": f"touch {tmp_path / 'mark'}"} if name == "os.system" else {}
+    with pytest.raises(ConfigError, match="does not say that it returns an env"):
+        get_task(env_name(f"{__name__}:{name}", kwargs)).make_env()
+    assert not (tmp_path / "mark").exists()
+    assert get_task(env_name(f"{__name__}:limited_arm", {"steps": 3})).make_env()
 
 
 def limited_arm(steps=40) -> gymnasium.Env:

@@ -44,12 +44,12 @@ SMALL = {
     "bc": {"bc": {"updates": 500, "hidden": (16,)}},
     "supe": {
         "opal": {"updates": 250, "hidden": (16,), "recurrent": 8, "latent_dim": 2},
-        "supe": {"hidden": (16,), "novelty_features": 8, "bonus_from": 200},
+        "supe": {"hidden": (16,), "novelty_features": 8, "bonus_from": 200, "novelty_from": 0},
         "sac": {"hidden": (16,), "critics": 3, "actor_every": 2},
     },
     "spaars-supe": {
         "opal": {"updates": 250, "hidden": (16,), "recurrent": 8, "latent_dim": 2},
-        "supe": {"hidden": (16,), "novelty_features": 8, "bonus_from": 200},
+        "supe": {"hidden": (16,), "novelty_features": 8, "bonus_from": 200, "novelty_from": 0},
         "sac": {"hidden": (16,), "critics": 3, "actor_every": 2},
         "raw": {"hidden": (16,), "critics": 3},
         "gate": {

@@ -33,8 +33,10 @@ class SupeConfig:
     """Discount per environment step, of the rewards within a skill."""
     bonus: float = 8.0
     """Weight of the novelty in every reward."""
-    bonus_from: int = 10_000
+    bonus_from: int = 0
     """Environment step from which rewards have it."""
+    novelty_from: int = 10_000
+    """Environment step from which the predictor learns: until then all is as new as all else."""
     novelty_features: int = 256
     """Outputs of the random network and its predictor."""
     novelty_learning_rate: float = 3e-4
@@ -43,6 +45,8 @@ class SupeConfig:
     """Widths of the hidden layers of novelty, reward and termination networks."""
     learning_rate: float = 3e-4
     """Adam's step size of reward and termination model."""
+    models_every: int = 4
+    """Critic updates for one of theirs."""
 
 
 class Acting(NamedTuple):
@@ -116,7 +120,7 @@ class Supe:
     supe: SupeConfig = SupeConfig()
     sac: SACConfig = SACConfig()
     utd: int = 20
-    """Updates per environment step: `supe.bonus_from` is told in steps."""
+    """Updates per environment step: `supe.*_from` is told in steps."""
     learning_starts: int = 5_000
     """Environment steps before the first update, for the same."""
     logged_rows: int = 128
@@ -272,14 +276,21 @@ class Supe:
     def observe(
         self, state: SupeState, windows: Batch, facts: dict[str, Float[Array, "n time"]]
     ) -> tuple[SupeState, Batch]:
-        """The novelty network learns from each skill just acted, once, in order."""
+        """The novelty network learns from each skill just acted, once, in order, from
+        `supe.novelty_from` on."""
         assert windows.latents is not None
         obs = state.sac.normaliser(windows.observations[:, :1])
 
         def learn(rnd: RND, x: tuple[Array, Array]) -> tuple[RND, None]:
             return rnd.learn(*x, self.novelty_optimizer)[0], None
 
-        rnd, _ = jax.lax.scan(learn, state.rnd, (obs, windows.latents[:, :1]))
+        rnd = jax.lax.cond(
+            self.steps(state) >= self.supe.novelty_from,
+            lambda rnd, x: jax.lax.scan(learn, rnd, x)[0],
+            lambda rnd, x: rnd,
+            state.rnd,
+            (obs, windows.latents[:, :1]),
+        )
         return state._replace(rnd=rnd), windows
 
     def update(
@@ -289,13 +300,14 @@ class Supe:
         key: PRNGKeyArray,
         easing: Easing | None = None,
     ) -> tuple[SupeState, Metrics]:
-        """One critic update over skills; the rest at every `sac.actor_every`th (`SAC.update`)."""
+        """One critic update over skills; the actor's at every `sac.actor_every`th (`SAC.update`),
+        the models' at every `supe.models_every`th."""
         batch = macro_transitions(windows, self.supe.discount)
         obs, n = state.sac.normaliser(batch.observations), self.logged_rows
 
         # 1. Reward and termination model from what the agent itself has seen.
         state, model_metrics = jax.lax.cond(
-            state.sac.updates % self.sac.actor_every == 0,
+            state.sac.updates % self.supe.models_every == 0,
             lambda: self.update_models(state, jax.tree.map(lambda x: x[n:], batch), obs[n:]),
             lambda: (state, self.no_model_metrics()),
         )

@@ -58,6 +58,8 @@ LATER = {
     "safety.budget.window": 5_000,
     "iql.actor_dropout": 0.0,
     "opal.decoder_columns": None,
+    "supe.novelty_from": 0,
+    "supe.models_every": 4,
     "online.retrace_rate": 0.0,
     "online.splice_rate": 0.0,
     "online.best_fraction": 0.0,

@@ -6,8 +6,10 @@ The task's name says it all, so that whatever reads a run's config.json can make
 """
 
 import importlib
+import inspect
 import json
 import re
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,8 +58,13 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
             made: Any = importlib.import_module(module_name)
             for part in name.split("."):
                 made = getattr(made, part, None)
-            if callable(made):
+            if _makes_envs(made):
                 return made(**kwargs)
+            if callable(made):
+                raise ConfigError(
+                    f"env {env_id}: the function does not say that it returns an env. Annotate it, "
+                    "`-> gymnasium.Env`: files name it too, and nothing else is called for them."
+                )
         return gymnasium.make(env_id, **kwargs)
     except ImportError as error:
         raise ConfigError(
@@ -69,6 +76,22 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
             f"env {env_id} cannot be made ({' '.join(str(error).split())[:300]}). "
             "Check its id, the module before the colon, and --env-kwargs."
         ) from error
+
+
+def _makes_envs(made: Any) -> bool:
+    """An Env class, or a function whose annotation says that it returns one.
+
+    The name may come from a file (a run's configuration, an exported policy): `os:system` must not
+    be called for it.
+    """
+    kind = made
+    if inspect.isfunction(made) or inspect.ismethod(made):
+        try:
+            kind = typing.get_type_hints(made).get("return")
+        except NameError:  # an annotation of what is imported for type checkers only
+            return False
+        kind = typing.get_origin(kind) or kind
+    return inspect.isclass(kind) and issubclass(kind, gymnasium.Env)
 
 
 class NamedObservations(gymnasium.ObservationWrapper):

@@ -22,9 +22,9 @@ from spaars.tasks.packages import import_package
 ENV_ID = "FrankaKitchen-v1"
 PACKAGE = "gymnasium_robotics:robotics"
 MIXED = ("microwave", "kettle", "bottom burner", "light switch")
-PARTIAL = MIXED
-"""The same subtasks; D4RL's *partial* data hold demonstrations of all four, *mixed* do not."""
 COMPLETE = ("microwave", "kettle", "light switch", "slide cabinet")
+PARTIAL = COMPLETE
+"""The same subtasks (D4RL, kitchen/__init__.py); they differ in the demonstrations."""
 
 EPISODE_STEPS = 280
 OBSERVATION = np.r_[0:9, 18:39]
