@@ -3,10 +3,10 @@
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from spaars.cli.plain import plain_console
 from spaars.training.trainer import Progress as RunProgress
 
 STAGES = {
@@ -27,7 +27,7 @@ class RunDisplay:
     """Context manager: bars for the stages of a run, messages above them."""
 
     def __init__(self) -> None:
-        self.console = Console()
+        self.console = plain_console()
         self.bars = Progress(
             TextColumn("{task.description:<16}"),
             BarColumn(bar_width=24),
@@ -64,7 +64,7 @@ class RunDisplay:
         )
 
     def message(self, text: str) -> None:
-        self.console.print(text, highlight=False)
+        self.console.print(text)
 
 
 def score_table(summary: dict[str, Any]) -> Table:

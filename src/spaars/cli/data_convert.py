@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 
+from spaars.cli.plain import plain_console
 from spaars.cli.reading import ReadingArgs, load_with_bar, progress_bar, rules
 from spaars.data.sources import (
     Reading,
@@ -58,7 +58,7 @@ def run(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="spaars data convert")
     reading = args.reading()
     check_destination(args.destination, args.overwrite)
-    console = Console()
+    console = plain_console()
     if args.destination.suffix:
         dataset = load_with_bar(console, args.source, reading)
         source = dataset.description.source or dataset.label
@@ -79,7 +79,7 @@ def run(argv: list[str]) -> int:
         "sha256": dataset.sha256,
     }
     for name, fact in facts.items():
-        console.print(f"{name:14}{fact}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{name:14}{fact}", soft_wrap=True)
     return 0
 
 
@@ -92,7 +92,7 @@ def replay(argv: list[str]) -> int:
         raise ConfigError(f"--repeats must be at least 1, got {args.repeats}.")
     if args.seed < 0:
         raise ConfigError(f"--seed must be at least 0, got {args.seed}.")
-    console = Console()
+    console = plain_console()
     with progress_bar(console, "replaying demonstrations") as progress:
         facts = kitchen.replay_demonstrations(
             args.source,
@@ -103,7 +103,7 @@ def replay(argv: list[str]) -> int:
             progress=progress,
         )
     episodes, steps = facts.pop("episodes"), facts.pop("steps")
-    console.print(f"{episodes} episodes, {steps:,} steps: {args.destination}", highlight=False)
+    console.print(f"{episodes} episodes, {steps:,} steps: {args.destination}")
     for name, completed in facts.items():
-        console.print(f"  {name:15}completed in {completed} of {episodes}", highlight=False)
+        console.print(f"  {name:15}completed in {completed} of {episodes}")
     return 0

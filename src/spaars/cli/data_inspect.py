@@ -42,7 +42,7 @@ class Args(ReadingArgs):
 
 def run(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="spaars data inspect")
-    console = Console()
+    console = Console(emoji=False)
     dataset, task = _open(args, console)
     facts = describe(dataset, task)
     _summary(console, facts, rules(dataset.description))

@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.progress import Task as Bar
 from rich.text import Text
 
+from spaars.cli.plain import plain_console
 from spaars.data.dataset import Dataset
 from spaars.data.recorded import cache_file, recorded_dataset
 from spaars.data.sources import save_npz
@@ -47,7 +48,7 @@ def run(argv: list[str]) -> int:
     task = get_task(args.task)
     if args.out is not None and args.out.suffix.lower() != ".npz":
         raise ConfigError(f"--out {args.out}: the name must end in .npz.")
-    console = Console()
+    console = plain_console()
     path = cache_file(task, args.transitions, args.seed)
     start = time.perf_counter()
     dataset, was_cached = record_with_bar(console, task, args.transitions, args.seed, args.workers)
@@ -62,7 +63,7 @@ def run(argv: list[str]) -> int:
         else f"{len(dataset) / seconds:,.0f} steps/s, {seconds:,.1f} s"
     )
     for name, fact in facts.items():
-        console.print(f"{name:8}{fact}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{name:8}{fact}", soft_wrap=True)
     return 0
 
 
@@ -72,7 +73,7 @@ def record_with_bar(
     """`recorded_dataset` under a progress bar; also whether it was in the cache already."""
     was_cached = True
     columns = (
-        TextColumn("recording {task.description}"),
+        TextColumn("recording {task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Speed(),

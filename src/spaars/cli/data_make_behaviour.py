@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
+from spaars.cli.plain import plain_console
 from spaars.data.files import atomic_write
 from spaars.tasks import get_task
 from spaars.training.make_behaviour import BehaviourConfig, make_behaviour
@@ -26,7 +26,7 @@ class Args:
 def run(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="spaars data make-behaviour")
     task = get_task(args.task)
-    console = Console()
+    console = plain_console()
 
     def report(facts: dict[str, Any]) -> None:
         console.print("  ".join(f"{name} {value}" for name, value in facts.items()))

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 
+from spaars.cli.plain import plain_console
 from spaars.deploy.numpy_policy import NumpyPolicy, PolicyError
 from spaars.deploy.policy import is_exported, load_acting, load_exported
 from spaars.errors import ConfigError, DataError
@@ -74,9 +74,9 @@ def run(argv: list[str]) -> int:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()))
-    console = Console()
+    console = plain_console()
     console.print(table)
-    console.print(f"trained on {label}", highlight=False)
+    console.print(f"trained on {label}")
     return 0
 
 

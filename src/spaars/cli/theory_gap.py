@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from spaars.cli import theory_gap_run
+from spaars.cli.plain import plain_console
 from spaars.cli.theory_output import write
 from spaars.report.theory_figures import gap_against_bounds
 from spaars.theory.gap import Gap, GapStudy
@@ -44,7 +44,7 @@ def run(argv: list[str]) -> int:
     gaps = args.study.run()
     rows = [_row(k, found) for k, found in gaps.items()]
 
-    console = Console()
+    console = plain_console()
     every = [gap for found in gaps.values() for gap in found]
     scale = np.array([abs(gap.best_return) for gap in every])
     share = np.array([gap.gap for gap in every]) / scale
@@ -86,9 +86,8 @@ def run(argv: list[str]) -> int:
     console.print(
         f"0 <= gap <= difference <= Lipschitz is violated in {violated} of {total} cases; in "
         f"{infinite} the Lipschitz bound is infinite, and ratios are over the others.",
-        highlight=False,
     )
-    console.print(SAYS, highlight=False)
+    console.print(SAYS)
     return 1 if violated else 0
 
 

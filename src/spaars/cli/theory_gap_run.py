@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from spaars.cli.plain import plain_console
 from spaars.cli.theory_output import describe, require_run, write
 from spaars.deploy.trained import ARMS, Trained, load_trained, play
 from spaars.errors import ConfigError, RunError
@@ -74,7 +75,7 @@ def run(argv: list[str]) -> int:
     scores = {arm: task.score(result.returns) for arm, result in played.items()}
     rows = [_row(trained, i, gap, scores, played) for i, gap in enumerate(gaps)]
 
-    console = Console()
+    console = plain_console()
     figure = run_gap(
         {ACTIONS[name]: np.concatenate([gap.eps[name] for gap in gaps]) for name in TARGETS},
         _lines(rows),
@@ -87,7 +88,7 @@ def run(argv: list[str]) -> int:
     result |= {"rows": rows, "latent_only": other}
     write(console, args.out, "gap-run", settings, result, figure)
     _print(console, trained, rows, other)
-    console.print(SAYS, highlight=False)
+    console.print(SAYS)
     return 0
 
 
@@ -214,7 +215,6 @@ def _print(
     console.print(
         f"raw: the raw policy's action; best: of highest min Q found. Value of the latent action: "
         f"{values}. Brackets: lowest and highest critic. chosen: latent by Q, not by distance.",
-        highlight=False,
     )
     if rows[0]["gates"] is not None:
         table = Table(title="Same policies and episodes, three gates: score")
@@ -236,11 +236,9 @@ def _print(
         console.print(
             f"The gate of seed {', '.join(unarmed)} was never armed: there the raw policy is a "
             "clone, and the open gate is what the critics would do with it.",
-            highlight=False,
         )
     for row in other or []:
         console.print(
             f"Seed {row['seed']} at {row['step']:,} steps, newest policies: {row['score']:.1f}, "
             f"latent-only {row['latent_only']:.1f}, difference {row['difference']:.1f} points.",
-            highlight=False,
         )

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 
+from spaars.cli.plain import plain_console
 from spaars.cli.theory_output import write
 from spaars.errors import ConfigError
 from spaars.report.theory_figures import Estimate, gated_improvement
@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
     measured = args.study.run()
     grid = sorted(args.study.eta)
 
-    console = Console()
+    console = plain_console()
     rows: list[dict[str, Any]] = []
     tables, panels = [], {}
     for kind in ERROR_KINDS:
@@ -70,9 +70,8 @@ def run(argv: list[str]) -> int:
     violated = sum(row["violated"] for row in rows)
     console.print(
         f"The improvement is below its bound in {violated} of {len(measured)} cases.",
-        highlight=False,
     )
-    console.print(SAYS, highlight=False)
+    console.print(SAYS)
     return 1 if violated else 0
 
 

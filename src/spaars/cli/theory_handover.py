@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 
+from spaars.cli.plain import plain_console
 from spaars.cli.report import runs_at
 from spaars.cli.theory_output import write
 from spaars.errors import ConfigError, RunError
@@ -61,7 +61,7 @@ def run(argv: list[str]) -> int:
     correlation = rank_correlation(errors, dips, args.seed)
     bounds = np.array([p.bound for p in points])
 
-    console = Console()
+    console = plain_console()
     revisions = sorted({str(run.config.get("git_revision", "not recorded")) for run in runs})
     result: dict[str, Any] = {
         "git_revisions": revisions,
@@ -74,20 +74,18 @@ def run(argv: list[str]) -> int:
     write(console, args.out, "handover", settings, result, handover_scatter(errors, dips, bounds))
     console.print(_table(points))
     for words in left_out:
-        console.print(f"Left out: {words}", highlight=False)
+        console.print(f"Left out: {words}")
     console.print(
         f"{result['above_bound']} of {len(points)} dips are above their bound. "
         + words_of(correlation, len(points)),
-        highlight=False,
     )
     weights = {p.cloning_weight for p in points}
     if len(weights) == 1 and len(points) > 1:
         console.print(
             "All have the same cloning weight: the errors differ by chance and task, so this does "
             "not show what the weight does.",
-            highlight=False,
         )
-    console.print(SAYS, highlight=False)
+    console.print(SAYS)
     return 0
 
 

@@ -60,7 +60,7 @@ def write(
         path = out / f"{name}.{suffix}"
         with atomic_write(path) as file:
             file.write(content)
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {path}", soft_wrap=True)
 
 
 def _plain(value: Any) -> Any:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from spaars.cli import theory_variance_run
+from spaars.cli.plain import plain_console
 from spaars.cli.theory_output import write
 from spaars.report.theory_figures import Estimate, variance_ratios
 from spaars.theory.study import bootstrap_interval
@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
     args = tyro.cli(Args, args=argv, prog="spaars theory variance")
     cells = args.study.run()
 
-    console = Console()
+    console = plain_console()
     title = f"Latent / raw variance in percent, {args.study.problems} problems for each d"
     table = Table(title=title)
     for column in ("d", "k", "k/d", *ESTIMATORS.values()):
@@ -79,5 +79,5 @@ def run(argv: list[str]) -> int:
     )
     write(console, args.out, "variance-lq", dataclasses.asdict(args.study), {"rows": rows}, figure)
     console.print(table)
-    console.print(SAYS, highlight=False)
+    console.print(SAYS)
     return 0

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 
+from spaars.cli.plain import plain_console
 from spaars.cli.theory_output import describe, require_run, write
 from spaars.deploy.trained import load_trained
 from spaars.report.theory_figures import Estimate, run_variances
@@ -59,7 +59,7 @@ def run(argv: list[str]) -> int:
             _row(seed, found, args.study.seed) for found in args.study.run(trained.parts(i), states)
         ]
 
-    console = Console()
+    console = plain_console()
     settings = dataclasses.asdict(args.study) | {"deployed": args.deployed}
     result = describe(path, trained.described, trained.env_steps) | {"rows": rows}
     share = rows[0]["latents"] / rows[0]["actions"]
@@ -80,7 +80,7 @@ def run(argv: list[str]) -> int:
             _words(row["relative"]),
         )
     console.print(table)
-    console.print(SAYS, highlight=False)
+    console.print(SAYS)
     return 0
 
 
