@@ -40,10 +40,11 @@ def write_run(
         {"kind": "episode", "step": end, "length": length, "score": score, "terminated": fell}
         for end, length, score, fell in episodes
     ]
-    lines += [
-        {"kind": "evaluation", "step": step, "score": score, "newest_score": newest, "label": "x"}
-        for step, score, newest in evaluations
-    ]
+    labels = ["handover" if step == handover else "x" for step, _, _ in evaluations]
+    for i, (step, score, newest) in enumerate(evaluations):
+        label = "x" if labels[i] in labels[:i] else labels[i]  # later ones are periodic
+        lines.append({"kind": "evaluation", "step": step, "score": score, "label": label})
+        lines[-1]["newest_score"] = newest
     for step, distance in (distances or {}).items():
         lines.append({"kind": "train", "phase": "online", "step": step, "knn_distance": distance})
     if handover is not None:
@@ -88,6 +89,26 @@ def table_of(*paths: Path) -> dict[str, Any]:
     found = safety_table(problem)
     assert found is not None
     return found
+
+
+def test_the_dip_counts_an_evaluation_at_the_hand_overs_own_step(tmp_path: Path) -> None:
+    """There the gate was shut first and armed then; only the first is from before."""
+    evaluations = [(0, 40, 40), (5_000, 44, 30), (5_000, 44, 12), (10_000, 50, 25)]
+    run = write_run(tmp_path / "a", evaluations=evaluations, handover=5_000)
+    assert table_of(run)["rows"][0]["dip"] == 18.0
+    # Nothing was evaluated since: no dip is known, which is not none.
+    end = write_run(tmp_path / "b", steps=5_000, evaluations=evaluations[:2], handover=5_000)
+    assert table_of(end)["rows"][0]["dip"] is None
+
+
+@pytest.mark.parametrize(
+    "run", ["handover/hopper-medium/cloning-0/s2", "kitchen/kitchen-mixed/spaars-supe/s2"]
+)
+def test_the_dip_is_that_of_the_runs_summary(run: str) -> None:
+    summary = json.loads((ROOT / "results" / run / "summary.json").read_text())
+    assert table_of(ROOT / "results" / run)["rows"][0]["dip"] == pytest.approx(
+        summary["seeds"][0]["dip_worst"]
+    )
 
 
 def test_golden_numbers_over_the_shortest_run(tmp_path: Path) -> None:

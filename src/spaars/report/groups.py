@@ -101,6 +101,10 @@ class SeedRecord(NamedTuple):
     """Mean kNN distance of executed steps to the data."""
     handover: float | None
     """Step of the first hand-over."""
+    before: float | None
+    """Score of the newest policy just before it."""
+    after: Series
+    """Its evaluations since, which may begin at that same step."""
 
 
 class SeedResult(NamedTuple):
@@ -263,6 +267,7 @@ def _seed_result(run: Run, name: str, row: dict[str, Any]) -> SeedResult:
             "of it. Bring metrics.jsonl back or leave this run out."
         )
     offline = number(row.get("offline_score"))
+    before, after = _handover(run.records, seed)
     return SeedResult(
         run=name,
         seed=seed,
@@ -279,8 +284,21 @@ def _seed_result(run: Run, name: str, row: dict[str, Any]) -> SeedResult:
             newest=series(run.records, "evaluation", seed, "newest_score"),
             distance=series(run.records, "train", seed, "knn_distance", phase="online"),
             handover=number(handover_steps(run.records).get(seed)),
+            before=before,
+            after=after,
         ),
     )
+
+
+def _handover(records: Sequence[Record], seed: int) -> tuple[float | None, Series]:
+    """Score of the newest policy just before the first hand-over, and all since.
+
+    By the order of the lines: a periodic evaluation at the same step is from after it.
+    """
+    lines = select(records, "evaluation", seed=seed)
+    at = next((i for i, one in enumerate(lines) if one.get("label") == "handover"), len(lines))
+    before = number(lines[at].get("newest_score")) if at < len(lines) else None
+    return before, series(lines[at + 1 :], "evaluation", seed, "newest_score")
 
 
 def _episodes(records: Sequence[Record], seed: int) -> Episodes:

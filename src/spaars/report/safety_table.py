@@ -211,13 +211,11 @@ def _between(curve: Any, after: float, until: float) -> np.ndarray:
 
 
 def _dip(seed: SeedResult, steps: float) -> float | None:
-    at, newest = seed.record.handover, seed.record.newest
-    if at is None or at > steps:
+    at, before = seed.record.handover, seed.record.before
+    if at is None or at > steps or before is None:
         return None
-    before, after = newest.values[newest.steps == at], _between(newest, at, steps)
-    if not (len(before) and len(after)):
-        return None
-    return max(0.0, float(before[0] - after.min()))
+    after = _between(seed.record.after, 0.0, steps)
+    return max(0.0, before - float(after.min())) if len(after) else None
 
 
 def _below(level: float | None, value: float | None) -> float | None:
