@@ -64,6 +64,15 @@ def test_golden():
     np.testing.assert_array_equal(second, [[0.25, -0.25, 0.125]])
 
 
+def test_the_bounds_hold_after_an_action_far_outside():
+    """A person who took over need not keep them; the rate limit yields then, on either side."""
+    envelope = ActionEnvelope(BOX, (-0.5,), (0.5,), (0.2,))
+    previous = np.array([[-0.9, 0.9, 0.6]], np.float32)
+    for request, expected in ((-1.0, [-0.5, 0.5, 0.4]), (1.0, [-0.5, 0.5, 0.5])):
+        executed = envelope(np.full((1, 3), request, np.float32), previous)
+        np.testing.assert_allclose(executed, [expected], atol=1e-6)
+
+
 def test_clips_are_counted_by_seed():
     requested = np.zeros((2, 4, 3), np.float32)
     executed = requested.copy()

@@ -14,7 +14,8 @@ class ActionEnvelope:
         low <= a_t <= high      |a_t - a_{t-1}| <= rate_limit      in every dimension
 
     The first action of an episode has no predecessor: only the bounds hold for it. Both hold up to
-    the rounding of float32. Nothing is remembered here: the caller says what came before.
+    the rounding of float32. Where the action before was outside the bounds by more than the rate
+    limit, the bounds hold. Nothing is remembered here: the caller says what came before.
     """
 
     def __init__(
@@ -101,6 +102,9 @@ class ActionEnvelope:
             # fmax and fmin pass over NaN: the bounds alone hold where an episode begins.
             low = np.fmax(low, previous - self.rate_limit)
             high = np.fmin(high, previous + self.rate_limit)
+            # Who acted before may have been far outside, such as a person who took over: then no
+            # action keeps both limits, and it goes back to the bound at once.
+            low, high = np.minimum(low, self.high), np.maximum(high, self.low)
         return np.clip(actions, low, high)
 
 
