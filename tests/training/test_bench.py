@@ -183,8 +183,22 @@ def test_skips_resumes_trains_and_survives_failures(tmp_path: Path) -> None:
     assert not done.log.exists()
     assert other.log.read_text() == f"$ spaars resume {other.path}\n"
     assert cells[4].log.read_text().startswith("$ spaars train hopper-medium ")
+    write_config(cells[4].path, cells[4].config)
     again = run_cells([cells[4]], program=FAKE)
     assert outcomes(again) == ["skipped"]
+
+
+def test_a_finished_run_goes_on_when_more_steps_are_asked_for(tmp_path: Path) -> None:
+    there, asked = cell(tmp_path), cell(tmp_path, online={"steps": 90_000})
+    write_config(there.path, there.config)
+    write_summary(there.path)
+    (there.path / "checkpoints").mkdir()
+    assert outcomes(run_cells([there], program=FAKE)) == ["skipped"]
+    assert outcomes(run_cells([asked], program=FAKE)) == ["resumed"]
+    assert asked.log.read_text() == f"$ spaars resume {asked.path} --online.steps 90000\n"
+    (result,) = run_cells([cell(tmp_path, learner={"tau": 0.5})], program=FAKE)
+    assert result.outcome == "failed"
+    assert "--learner.tau" in result.reason
 
 
 def test_settings_are_compared_again_when_a_cell_begins(tmp_path: Path) -> None:
