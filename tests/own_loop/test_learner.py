@@ -257,7 +257,7 @@ def test_a_budget_sends_back_and_shuts_the_gate(spaars_learner, tmp_path):
 
     # Killed here, who goes on knows of the fall.
     found = OnlineLearner.load(tmp_path / "a", toy.point_dataset(400))
-    assert [event["event"] for event in found.events[-2:]] == ["recovered", "rollback"]
+    assert [event["event"] for event in found.events[-2:]] == ["rollback", "recovered"]
     assert (found._learner.rolled_back, found._learner.armed) == (1, False)
 
     learner.update(0)
@@ -298,6 +298,60 @@ def test_costs_are_asked_for_and_outlive_a_kill(spaars_learner, tmp_path):
     _, acted = found.act(robot.observation)
     found.observe(acted, *right, False, cost=0.5)  # at once, not at the episode's end
     assert found.events[-1]["reason"] == "budget: cost 1.3 from step 0 to 2, allowed 1"
+
+
+def test_a_stand_ins_episode_says_nothing_of_the_explorer(spaars_learner, tmp_path):
+    learner, robot = copied(spaars_learner, tmp_path / "a", falls=0, window=40), Robot()
+    drive(learner, robot, 8)
+    action, acted = learner.act(robot.observation)
+    assert acted.actor == "explore"
+    learner.observe(acted, action, 0.0, robot.observation, True, False)
+    robot.begin()
+    drive(learner, robot, 8)  # all of it by the deployed policy, as nobody learns
+    drive(learner, robot, 3)
+    learner.update(0)  # the learner goes back
+    found, rest = copied(learner, tmp_path / "saved"), copy.deepcopy(robot)
+    drive(learner, robot, 5)  # the rest of it by the explorer
+    drive(found, rest, 5)
+    for one in (learner, found):
+        assert [entry[3] for entry in one._history[2:]] == ["stand-in", "stand-in"]
+        assert one._trials.best_explored is None
+        drive(one, Robot(), 8)
+        one.update(0)
+        assert one._history[-1][3] == "explore"
+        assert one._trials.best_explored == one._history[-1][1]
+        assert [step for step, _ in one._learner.explored] == [9, 33]
+    assert learner._journal.read(2).facts["entry"] == learner._history[2]
+
+
+def test_a_budget_passed_before_a_kill_is_passed_after_it(spaars_learner, tmp_path):
+    """Though its window is clean again by the last step that was journalled."""
+    learner, robot = copied(spaars_learner, tmp_path / "a", falls=0, window=40), Robot()
+    drive(learner, robot, 64, updates=4)
+    learner.save()
+    action, acted = learner.act(robot.observation)
+    learner.observe(acted, action, 0.0, robot.observation, True, False)
+    robot.begin()
+    drive(learner, robot, 48)
+    found = OnlineLearner.load(tmp_path / "a", toy.point_dataset(400))
+    assert (found._learner.rolled_back, found._learner.armed) == (1, False)
+
+    costly, robot = (
+        copied(spaars_learner, tmp_path / "b", "point-cost", cost=1.0, window=3),
+        Robot(),
+    )
+    for cost in (0.8, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0):
+        action, acted = costly.act(robot.observation)
+        following = robot.env.step(action)[0]
+        robot.observation = following.copy()
+        last = costly.env_steps == 7
+        costly.observe(acted, action, 0.0, following, False, last, cost=cost)
+    again = OnlineLearner.load(tmp_path / "b", toy.point_dataset(400))
+    for one, other in ((found, learner), (again, costly)):
+        mine, theirs = (
+            [e for e in x.events if e["event"] == "rollback"][-1:] for x in (one, other)
+        )
+        assert mine == theirs != []
 
 
 # ------------------------------------------------------------------ threads
@@ -386,6 +440,9 @@ def test_a_journal_that_cannot_be_read_is_told(simple, tmp_path):
     path = tmp_path / "simple" / "journal" / "episode-00000000.npz"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RunError, match="no episode that a learner wrote"):
+        OnlineLearner.load(tmp_path / "simple", toy.point_dataset(400))
+    path.rename(path.with_name("episode-00000000.bad.npz"))  # it may hold one: told, not left out
+    with pytest.raises(RunError, match=r"bad\.npz is no name .* move it to another directory"):
         OnlineLearner.load(tmp_path / "simple", toy.point_dataset(400))
 
 

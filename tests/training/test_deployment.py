@@ -144,7 +144,7 @@ def test_after_a_bad_exploration_the_deployed_policy_acts_once():
     assert trials.actor == "explore"
 
 
-@pytest.mark.parametrize("route", ["retrace", "splice"])
+@pytest.mark.parametrize("route", ["retrace", "splice", "stand-in"])
 def test_an_episode_on_a_route_says_nothing_of_the_policy(route):
     trials = measured()
     trials.next_trial = 5

@@ -8,6 +8,7 @@ The directory is a dataset as it is: `spaars train TASK --dataset DIR/journal`.
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,23 +61,33 @@ class Journal:
         except (DataError, KeyError, ValueError, TypeError) as error:
             raise RunError(
                 f"{path} is no episode that a learner wrote ({error}). Bring it back from a "
-                "backup; to go on without it, move it and all later episodes elsewhere."
+                "backup; to go on without it, move it and all later episodes to another directory."
             ) from error
 
     def after(self, number: int) -> list[int]:
-        """The numbers from `number` on that are there. Raises RunError if one is missing between.
+        """The numbers from `number` on that are there.
+
+        Raises RunError if one is missing between, or a name has no number: such a file may hold an
+        episode, and the next one of its number would be written beside it.
 
         Removes what a killed process left unfinished.
         """
         for leftover in self.directory.glob(".*.tmp"):
             with contextlib.suppress(OSError):
                 leftover.unlink()
-        found = sorted(int(path.stem[8:]) for path in self.directory.glob("episode-*.npz"))
+        paths = sorted(self.directory.glob("episode-*.npz"))
+        for path in paths:
+            if not re.fullmatch(r"episode-[0-9]{8,}", path.stem):
+                raise RunError(
+                    f"{path} is no name of an episode's. Give it back the one that it had, or move "
+                    "it to another directory."
+                )
+        found = sorted(int(path.stem[8:]) for path in paths)
         found = [n for n in found if n >= number]
         for expected, n in enumerate(found, number):
             if n != expected:
                 raise RunError(
                     f"{self.path(expected)} is missing, {self.path(n)} is there. Bring it back, or "
-                    "move the later episodes elsewhere."
+                    "move the later episodes to another directory."
                 )
         return found

@@ -45,7 +45,7 @@ from spaars.training import checks
 from spaars.training import config as configs
 from spaars.training.checkpoint import Checkpoint, collect, load_checkpoint, save_checkpoint
 from spaars.training.config import TrainConfig
-from spaars.training.deployment import Trials, Verdict, abandon, after_episode
+from spaars.training.deployment import STAND_IN, Trials, Verdict, abandon, after_episode
 from spaars.training.envs import Episode
 from spaars.training.logged import logged_return
 from spaars.training.provenance import git_revision
@@ -113,6 +113,7 @@ class OnlineLearner:
         self._steps, self._episodes, self._first_step = 0, 0, 0
         self._episode: list[Row] = []
         self._return = 0.0
+        self._stood_in = False  # whether the deployed policy did, in the running episode
         self._pending: Acted | None = None
         self._expected: np.ndarray | None = None
         self._skill: np.ndarray | None = None
@@ -432,21 +433,26 @@ class OnlineLearner:
             else:
                 new = []
             ends = bool(terminated) or bool(truncated)
+            stood_in = self._stood_in or acted.actor != self._trials.actor
             entry = None
             if ends:
                 self._refuse_broken_skill(row)
                 total = self._return + row.reward
-                entry = [self._steps + 1, total, bool(terminated), self._trials.actor]
+                actor = STAND_IN if stood_in else self._trials.actor
+                entry = [self._steps + 1, total, bool(terminated), actor]
                 # May fail: before all else.
                 self._write_episode([*self._episode, row], entry, [*self._costs, *new])
             self._pending, self._expected = None, None if ends else row.next_observation
             self._steps += 1
             self._return += row.reward
+            self._stood_in = stood_in
             self._episode.append(row)
             self._queue.append(row)
             self._costs += new
-            if len(self._costs) > 2 * (window := self.config.safety.budget.window):
-                self._costs = self._costs[-window:]  # a budget reaches back no further
+            # A budget reaches back a window, the journal to the episode's beginning.
+            needed = max(self.config.safety.budget.window, len(self._episode))
+            if len(self._costs) > 2 * needed:
+                self._costs = self._costs[-needed:]
             if entry is not None:
                 self._finish(entry)
             if ends or cost:
@@ -548,6 +554,7 @@ class OnlineLearner:
 
     def _forget_episode(self) -> None:
         self._episode, self._return, self._skill = [], 0.0, None
+        self._stood_in = False
 
     # ------------------------------------------------------------------ learning
 
@@ -605,6 +612,8 @@ class OnlineLearner:
         it is a copy as of now, to be loaded on its own. Returns the directory.
 
         Safe in any thread: it waits for the running 10 updates, and acting does not wait for it.
+        Not in a signal handler, which would wait for what it interrupted, forever: set a flag there
+        and save in the loop.
         """
         target = self.directory if path is None else Path(path)
         with self._learning:
@@ -644,6 +653,7 @@ class OnlineLearner:
             "first_step": self._first_step,
             "episodes": self._episodes,
             "return": self._return,
+            "stood_in": self._stood_in,
             "asked_back": self._asked_back,
             "pending": pending and {name: getattr(pending, name) for name in fields},
             "events": list(self._events),
@@ -699,6 +709,7 @@ class OnlineLearner:
         self._steps = own["steps"]
         self._first_step, self._episodes = own["first_step"], own["episodes"]
         self._return = own["return"]
+        self._stood_in = own.get("stood_in", False)  # older saves do not say
         self._asked_back = own["asked_back"]
         self._events.extend(own["events"])
         self._history, self._costs = progress["episodes"][0], progress["costs"][0]
@@ -734,22 +745,36 @@ class OnlineLearner:
                     f"{self._journal.path(number)} has {len(rows)} steps, the save {known} of the "
                     "same episode: they are not of one learner."
                 )
-            self._queue.extend(rows[known:])
-            self._queue.append(End(entry))
-            self._costs += [one for one in recorded.facts["costs"] if one[0] > self._steps]
-            self._steps += len(rows) - known
-            if entry is not None:
-                self._history.append(entry)
-            self._forget_episode()
-            self._episodes += 1
-            self._pending = self._expected = None
+            self._recover(rows[known:], entry, dict(recorded.facts["costs"]))
         if not numbers:
             return
         self._abandon_trial()
         reason = f"{len(numbers)} episodes that finished after the last save"
         self._events.append({"step": self._steps, "event": "recovered", "reason": reason})
-        self._keep_budget()
         self._drain()
+
+    def _recover(
+        self, rows: Sequence[Row], entry: list[Any] | None, costs: Mapping[int, float]
+    ) -> None:
+        """One finished episode's rows that the save lacks. `costs` by step.
+
+        Budgets act where `observe` did: by the last step their window may be clean again.
+        """
+        for i, row in enumerate(rows, 1):
+            self._steps += 1
+            self._queue.append(row)
+            cost = costs.get(self._steps)
+            if cost is not None:
+                self._costs.append([self._steps, cost])
+            if cost and i < len(rows):
+                self._keep_budget()
+        self._queue.append(End(entry))
+        if entry is not None:
+            self._history.append(entry)
+        self._forget_episode()
+        self._episodes += 1
+        self._pending = self._expected = None
+        self._keep_budget()
 
     def _abandon_trial(self) -> None:
         """A trial whose episode, or candidate, is not gone on with."""

@@ -7,8 +7,8 @@ candidate that beat it in trial episodes. Every training episode has one of thre
 
     deployed    deployed policy, deterministic: measures it at first; later again after a tie, and
                 after a bad exploration
-    explore     newest policy, sampled; or a route that it did not choose, which says nothing of it
-                (`ROUTES`: the episode's record says which)
+    explore     newest policy, sampled; or something else, which says nothing of it (`ROUTES`,
+                `STAND_IN`: the episode's record says which)
     candidate   a frozen copy of the newest policy, deterministic: its trial
 
 All of them are stored for learning and count as online steps.
@@ -28,6 +28,9 @@ DeploymentRule = Literal["proven", "latest"]
 Actor = Literal["explore", "candidate", "deployed"]
 ROUTES = ("retrace", "splice")
 """Exploring episodes in which something else than the policy chose (spaars.training.retracing)."""
+STAND_IN = "stand-in"
+"""Exploring episode of an `OnlineLearner` in which the deployed policy acted, for a while or all
+along, because the learner's thread had not yet gone back to it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,7 @@ def after_episode(config: DeploymentConfig, trials: Trials, episode: Episode) ->
         trials.candidate_returns.append(episode.episode_return)
         verdict = judge(config, trials)
         remeasure = np.mean(trials.candidate_returns) == trials.deployed_return
-    elif episode.actor not in ROUTES:
+    elif episode.actor not in (*ROUTES, STAND_IN):
         best = trials.best_explored
         trials.best_explored = max(episode.episode_return, best if best is not None else -np.inf)
         remeasure = _short_of(trials, config.caution, episode.episode_return)

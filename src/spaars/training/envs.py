@@ -25,8 +25,8 @@ class Episode(NamedTuple):
     length: int
     terminated: bool
     actor: str = "explore"
-    """Who acted: explore, candidate or deployed, or on which route it explored, retrace or splice
-    (spaars.training.deployment)."""
+    """Who acted: explore, candidate or deployed; on which route it explored, retrace or splice; or
+    stand-in (spaars.training.deployment)."""
     cost: float | None = None
     """Sum of `info["cost"]`; None if the env reports none."""
     completed: tuple[str, ...] | None = None
