@@ -16,7 +16,9 @@ from spaars.algos.gate import NOT_ARMED
 from spaars.data.sources import load_file
 from spaars.deploy.export import export
 from spaars.errors import ConfigError, DataError
+from spaars.safety.budget import Budget
 from spaars.training.checkpoint import load_checkpoint
+from spaars.training.deployment import Trials
 
 
 @pytest.fixture
@@ -529,6 +531,36 @@ def test_from_a_run_with_online_steps(runs, tmp_path):
     assert learner._learner.rows == 60  # the ring has wrapped
     stored = np.asarray(learner._learner.replay.ring.storage.actions[0])
     np.testing.assert_array_equal(stored[10:], mine["ring/actions"][0, 10:])
+
+
+def test_returns_in_other_units_are_not_taken_over(runs, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs / "online", run)
+    described = json.loads((run / "config.json").read_text())
+    described["config"]["task"] = "point-on"  # it trains in another variant, as the kitchen does
+    (run / "config.json").write_text(json.dumps(described))
+    theirs = load_checkpoint(run).progress
+    assert theirs["trials"][1]["deployed_returns"]
+    learner = OnlineLearner.from_run(run, tmp_path / "own", seed=5)
+    assert learner._trials == Trials()
+    assert np.isnan(learner._learner.returns).all()
+    assert len(learner._learner.returns) > 1
+    assert learner._learner.explored == []
+    falls = [[step, terminated] for step, _, terminated, _ in theirs["episodes"][1]]
+    assert [[step, terminated] for step, _, terminated, _ in learner._history] == falls
+    # A window with such episodes has no mean, and so no dip.
+    history = [*learner._history, [130, -9.0, False, "explore"], [230, -9.0, False, "explore"]]
+    dip = Budget(dip=0.1, window=100)
+    assert any(step > 30 and actor == "explore" for step, _, _, actor in learner._history)
+    assert dip.passed(130, 0, history[:-1], [], 10.0) is None
+    assert dip.passed(230, 0, history, [], 10.0).startswith("budget: mean return -9 of 1")
+
+    drive(learner, Robot(), 8)
+    assert learner.events[-1]["event"] == "measured"
+    assert learner._trials.deployed_returns == [learner._history[-1][1]]
+    learner.save()
+    heir = OnlineLearner.from_run(tmp_path / "own", tmp_path / "heir")  # of the same units
+    assert heir._trials == learner._trials
 
 
 def test_what_cannot_begin_is_refused(tmp_path, point_task):

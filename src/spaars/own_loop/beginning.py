@@ -57,6 +57,17 @@ def state_of(checkpoint: Checkpoint, config: TrainConfig, dataset: Dataset, inde
     return jax.tree.map(lambda x: x[index], checkpoint.tree("state", like))
 
 
+def without_returns(progress: dict[str, Any]) -> dict[str, Any]:
+    """A run's progress, the returns of its training episodes unknown (NaN).
+
+    What is left of them, such as falls, still counts. A window of a dip's budget has no mean, and
+    so no dip, until such episodes have left it.
+    """
+    episodes = [[[e[0], np.nan, *e[2:]] for e in own] for own in progress["episodes"]]
+    returns = [[np.nan] * len(own) for own in progress["episode_returns"]]
+    return progress | {"episodes": episodes, "episode_returns": returns}
+
+
 def refuse_capacity(config: TrainConfig, capacity: int) -> None:
     agent = config.agent()
     block = agent.skill_length if isinstance(agent, SkillAgent) else 1

@@ -35,6 +35,7 @@ from spaars.own_loop.beginning import (
     refuse_used,
     same_dataset,
     state_of,
+    without_returns,
 )
 from spaars.own_loop.incoming import Incoming, finite_number
 from spaars.own_loop.journal import Journal, Recorded
@@ -148,7 +149,9 @@ class OnlineLearner:
         Taken are, of one `seed` (by default the run's first): all networks with their optimisers,
         the deployed policy, whether the gate is armed, the counts of steps and updates, and the
         run's own transitions, the newest `capacity` of them. The run's running episode is not
-        gone on with, and a trial that runs is begun anew.
+        gone on with, and a trial that runs is begun anew. Where a task's training env has other
+        rewards than evaluation's (the kitchen's), the returns of the run's episodes are not taken,
+        and the deployed policy is measured anew.
 
         Raises RunError: no run, no such seed, its offline phases are not finished, its dataset has
         changed, or `directory` holds something already.
@@ -784,14 +787,19 @@ class OnlineLearner:
     def _take_over(self, checkpoint: Checkpoint, index: int, seeds: int) -> None:
         """What a run, or another learner, had done online by its last checkpoint."""
         progress = checkpoint.progress
-        self._learner.take_over(checkpoint, index)
+        # Such a run's returns are in evaluation's units, and a loop's own sum up its rewards.
+        other_units = OWN_LOOP not in progress and bool(get_task(self.config.task).training_kwargs)
+        if other_units:
+            progress = without_returns(progress)
+        self._learner.take_over(checkpoint._replace(progress=progress), index)
         self._steps = self._first_step = progress["env_steps"]
         self._history = [list(entry) for entry in progress["episodes"][index]]
         self._costs = [list(entry) for entry in progress["costs"][index]]
         self._rollbacks = list(progress["rollbacks"][index])
         if self.config.deployment.rule == "proven" and "trials" in progress:
-            self._trials = Trials(**progress["trials"][index])
-            self._abandon_trial()
+            if not other_units:  # else the deployed policy is measured anew
+                self._trials = Trials(**progress["trials"][index])
+                self._abandon_trial()
             like = jax.tree.map(lambda x: _with_seeds(x, seeds), self._learner.newest.tree)
             tree = jax.tree.map(lambda x: x[index], checkpoint.tree("deployed", like))
             self._deployed = Snapshot(self._learner.agent, tree, self.action_dim, 0, 0)

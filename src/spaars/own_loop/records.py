@@ -115,7 +115,8 @@ def rows_of(arrays: Mapping[str, np.ndarray]) -> list[Row]:
 
 
 def explored_in(history: Sequence[Sequence[Any]]) -> list[tuple[int, float]]:
-    return [(entry[0], entry[1]) for entry in history if entry[3] == "explore"]
+    """Step at the end, and return, of exploring episodes whose return is known."""
+    return [(e[0], e[1]) for e in history if e[3] == "explore" and not np.isnan(e[1])]
 
 
 def frozen(array: Any) -> np.ndarray:
