@@ -252,6 +252,57 @@ def test_full_disk_while_training(dataset: Path, home: Path, tmp_path: Path) -> 
     assert not list(run.rglob("*.tmp"))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="locked on POSIX systems only")
+@pytest.mark.usefixtures("point_task")
+def test_a_run_that_another_process_writes_is_refused(dataset: Path, tmp_path: Path) -> None:
+    """Such as one that outlived its terminal; once it is killed, nothing hinders."""
+    hold = "import fcntl, os, sys; fd = os.open(sys.argv[1], os.O_RDONLY); "
+    hold += "fcntl.flock(fd, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"another process is at {tmp_path}"):
+            train(toy_run.config(dataset), tmp_path)
+        with pytest.raises(RunError, match=f"another process is at {tmp_path}"):
+            resume(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        other.kill()
+        other.communicate()
+    with pytest.raises(RunError, match=r"no config\.json"):
+        resume(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locked on POSIX systems only")
+@pytest.mark.usefixtures("point_task")
+def test_a_run_is_held_while_it_is_trained(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, tried = tmp_path / "run", []
+
+    class Trains:
+        def __init__(self, *args: object) -> None:
+            pass
+
+        def run(self, *args: object, **options: object) -> Run:
+            with pytest.raises(RunError, match="another process is at"):
+                resume(run)
+            tried.append(True)
+            return Run(run, {})
+
+    monkeypatch.setattr("spaars.training.run.Trainer", Trains)
+    train(toy_run.config(dataset), run)
+    resume(run)
+    assert len(tried) == 2
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
 def test_killed_between_two_renames(reference: Run, stopped: Path, tmp_path: Path) -> None:
     run = shutil.copytree(stopped, tmp_path / "run")
     checkpoints = run / "checkpoints"

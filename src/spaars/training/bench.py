@@ -1,6 +1,5 @@
 """Runs the cells of a suite, each in a process of its own; what is done is skipped."""
 
-import contextlib
 import dataclasses
 import shlex
 import signal
@@ -10,18 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple
 
 from spaars.data.sources import absolute
 from spaars.errors import RunError
 from spaars.report.records import load_run
 from spaars.training import config as configs
 from spaars.training.config import TrainConfig, preset_config
-from spaars.training.run_directory import read_config
+from spaars.training.run_directory import lock, read_config
 from spaars.training.suite import Cell
-
-if sys.platform != "win32":
-    import fcntl
 
 State = Literal["done", "resume", "train"]
 Outcome = Literal["skipped", "done", "resumed", "failed", "stopped"]
@@ -206,7 +202,7 @@ def _begin(cell: Cell, program: Sequence[str]) -> _Running | Result:
     with cell.log.open("a") as log:
         # Another bench, or a run that outlived a killed one: two processes must not write one
         # run. The process inherits the lock with its output and holds it as long as it lives.
-        if not _lock(log):
+        if not lock(log):
             reason = f"another process is at it; wait for it, or end it ({cell.log} is locked)"
             return Result(cell, "failed", None, 0.0, reason)
         try:
@@ -240,15 +236,6 @@ def _finished(cell: Cell, outcome: Outcome) -> Result:
 
 def _word(value: Any) -> str:
     return str(list(value)) if isinstance(value, tuple) else str(value)
-
-
-def _lock(file: TextIO) -> bool:
-    if sys.platform != "win32":
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        return False
-    return True
 
 
 class _StopSignals:

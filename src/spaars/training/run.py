@@ -27,6 +27,7 @@ from spaars.training.run_directory import (
     default_run_dir,
     describe_run,
     make_directories,
+    only_writer,
     read_config,
     write_json,
 )
@@ -69,20 +70,21 @@ def train(
     if run_dir.exists() and not (run_dir.is_dir() and not any(run_dir.iterdir())):
         raise RunError(f"{run_dir} exists and is no run directory. Choose another --out.")
     made = make_directories(run_dir)  # now, so that a missing permission costs no compute
-    try:
-        dataset, facts = _load(config, task, on_progress)
-        config = configs.resolved(config, dataset)
-        if config.prior_from is not None:
-            donated_prior(config, dataset)  # refused now, if at all
-        write_json(run_dir / "config.json", describe_run(config, dataset, revision, facts))
-    except BaseException:
-        for directory in made:
-            if not any(directory.iterdir()):
-                directory.rmdir()
-        raise
-    with _says_how_to_go_on(run_dir):
-        trainer = Trainer(config, task, dataset, run_dir, on_progress, on_message)
-        return trainer.run(started=started)
+    with only_writer(run_dir):
+        try:
+            dataset, facts = _load(config, task, on_progress)
+            config = configs.resolved(config, dataset)
+            if config.prior_from is not None:
+                donated_prior(config, dataset)  # refused now, if at all
+            write_json(run_dir / "config.json", describe_run(config, dataset, revision, facts))
+        except BaseException:
+            for directory in made:
+                if not any(directory.iterdir()):
+                    directory.rmdir()
+            raise
+        with _says_how_to_go_on(run_dir):
+            trainer = Trainer(config, task, dataset, run_dir, on_progress, on_message)
+            return trainer.run(started=started)
 
 
 def resume(
@@ -97,10 +99,20 @@ def resume(
     With `steps` the run, finished or not, stops at that many environment steps instead of those it
     was begun with, and learns as if it had been begun with them.
 
-    Raises RunError if it is finished, was begun by a version that knew fewer settings, or its
-    dataset has changed; Stopped after Ctrl-C.
+    Raises RunError if it is finished, was begun by a version that knew fewer settings, its dataset
+    has changed, or another process is at it; Stopped after Ctrl-C.
     """
     path = Path(run_dir)
+    with only_writer(path):
+        return _go_on(path, steps, on_progress, on_message)
+
+
+def _go_on(
+    path: Path,
+    steps: int | None,
+    on_progress: Callable[[Progress], None] | None,
+    on_message: Callable[[str], None] | None,
+) -> Run:
     summary = path / "summary.json"
     config, described = read_config(path, complete=steps is not None or not summary.exists())
     if "own_loop" in described:

@@ -6,8 +6,11 @@ config.json  metrics.jsonl  summary.json  report.html  figures/  tensorboard/  c
 import json
 import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 
@@ -19,6 +22,9 @@ from spaars.training import checks
 from spaars.training import config as configs
 from spaars.training.config import TrainConfig
 from spaars.training.provenance import command_line, versions
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def default_run_dir(config: TrainConfig) -> Path:
@@ -41,6 +47,42 @@ def make_directories(path: Path) -> list[Path]:
         parent = parent.parent
     path.mkdir(parents=True, exist_ok=True)
     return made
+
+
+def lock(file: int | IO[Any]) -> bool:
+    """Whether nobody else holds it; then it is held until it is closed, at the latest by the end of
+    all processes that have it open. On POSIX systems only: elsewhere nothing is held.
+    """
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # a file system that knows no locks
+    return True
+
+
+@contextmanager
+def only_writer(run_dir: Path) -> Iterator[None]:
+    """While inside, no other process trains into this directory: RunError if one is at it.
+
+    The directory itself is locked, which leaves no file behind. A path that is no directory is not
+    refused here.
+    """
+    if sys.platform == "win32" or not run_dir.is_dir():
+        yield
+        return
+    held = os.open(run_dir, os.O_RDONLY)
+    try:
+        if not lock(held):
+            raise RunError(
+                f"another process is at {run_dir}, perhaps one that outlived its terminal. Wait "
+                "for it, or end it."
+            )
+        yield
+    finally:
+        os.close(held)
 
 
 def read_config(run_dir: Path, *, complete: bool = False) -> tuple[TrainConfig, dict[str, Any]]:
