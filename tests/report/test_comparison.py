@@ -90,6 +90,17 @@ def test_seeds_of_one_setting_are_pooled_over_run_directories(tmp_path: Path) ->
     assert [(s.run, s.seed) for s in group.seeds] == [("a", 0), ("a", 1), ("b", 3)]
 
 
+def test_a_whole_number_is_one_setting_however_it_was_given(tmp_path: Path) -> None:
+    """From Python a float may be an int, as it is never from the command line."""
+    found = grouped(
+        make_run(tmp_path / "a", (1,), online_retrace_rate=0, safety={"rate_limit": [1]}),
+        make_run(tmp_path / "b", (2,), online_retrace_rate=0.0, safety={"rate_limit": [1.0]}),
+        make_run(tmp_path / "c", (3,), safety={"rate_limit": [1.0]}),  # did not know it
+        make_run(tmp_path / "d", (4,), online_retrace_rate=0.5, safety={"rate_limit": [1]}),
+    )
+    assert [len(group.seeds) for group in found.problems[0].groups] == [3, 1]
+
+
 def test_settings_that_differ_make_groups_and_name_them(tmp_path: Path) -> None:
     found = grouped(
         make_run(tmp_path / "a"),

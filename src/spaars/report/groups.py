@@ -255,7 +255,14 @@ def _settings(config: dict[str, Any]) -> dict[str, str]:
         return key not in NOT_COMPARED and OWN_SECTIONS.get(key.split(".")[0], method) == method
 
     values = LATER | dict(flatten(config))
-    return {key: plain(value) for key, value in values.items() if decides(key)}
+    return {key: plain(_one_form(value)) for key, value in values.items() if decides(key)}
+
+
+def _one_form(value: Any) -> Any:
+    """Whole floats as ints: 0 from Python and 0.0 from the command line are one setting."""
+    if isinstance(value, list):
+        return [_one_form(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _seed_result(run: Run, name: str, row: dict[str, Any]) -> SeedResult:
