@@ -102,7 +102,7 @@ def test_the_dip_counts_an_evaluation_at_the_hand_overs_own_step(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "run", ["handover/hopper-medium/cloning-0/s2", "kitchen/kitchen-mixed/spaars-supe/s2"]
+    "run", ["handover/hopper-medium/cloning-0/s2", "kitchen/kitchen-mixed/spaars-supe-before/s2"]
 )
 def test_the_dip_is_that_of_the_runs_summary(run: str) -> None:
     summary = json.loads((ROOT / "results" / run / "summary.json").read_text())
