@@ -88,6 +88,12 @@ def test_training_rewards_what_is_complete_evaluation_what_becomes_so():
     assert totals == {True: [1.0, 1.0, 1.0], False: [1.0, 0.0, 0.0]}
 
 
+def test_the_tasks_lists_are_d4rls():
+    slider = ("microwave", "kettle", "light switch", "slide cabinet")
+    assert get_task("kitchen-partial").subtasks == get_task("kitchen-complete").subtasks == slider
+    assert TASK.subtasks == ("microwave", "kettle", "bottom burner", "light switch")
+
+
 def test_scores_are_percent_of_the_four_subtasks():
     assert TASK.score(np.array([0.0, 3.0, 4.0])).tolist() == [0.0, 75.0, 100.0]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from odd_envs import errands
+from spaars import seeding
 from spaars.algos.sac import SAC
 from spaars.training.evaluate import EvalResult, Evaluator, evaluation_seed
 from spaars.training.trainer import Trainer
@@ -130,3 +131,12 @@ def test_the_two_policies_just_evaluated_are_not_run_again():
     assert numbers == [1, 2, 1, 2, 3, 2, 4]
     # The gate armed is another policy.
     assert int(Trainer.evaluated(trainer, (one[0], jnp.array(True))).returns[0, 0]) == 5
+
+
+def test_a_skills_noise_is_none_of_its_first_actions():
+    """`fold_in` of a small number is a key that `split` gives, too."""
+    step = jax.random.key(3)
+    chosen = jax.random.fold_in(step, seeding.SKILL_CHOICE)
+    for count in (2, 3, 4, 8):
+        for key in jax.random.split(step, count):
+            assert not jnp.array_equal(jax.random.key_data(key), jax.random.key_data(chosen))
