@@ -299,14 +299,19 @@ def _table(run: Run) -> str:
         note = f"<small>{column.note}</small>" if column.note else ""
         cells = "".join(f"<td>{show_number(value, column.form)}</td>" for value in values)
         lines.append(f'<tr><th scope="row">{column.title}{note}</th>{cells}</tr>')
+    words = (
+        "Scores are normalised: 0 is a random policy, 100 the task's reference expert. A dash: not "
+        "measured" + (", or for a mean, not measured in every seed" if several else "") + "."
+    )
+    return _seed_table("Result", head, lines, words)
+
+
+def _seed_table(title: str, head: str, lines: list[str], words: str) -> str:
+    """A column for each seed, and what the numbers mean."""
     return (
-        '<h2>Result</h2>\n<div class="wide"><table class="seeds">\n'
+        f'<h2>{title}</h2>\n<div class="wide"><table class="seeds">\n'
         f"<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n"
-        "</tbody></table></div>\n"
-        '<p class="soft">Scores are normalised: 0 is a random policy, 100 the task\'s reference '
-        "expert. A dash: not measured"
-        + (", or for a mean, not measured in every seed" if several else "")
-        + ".</p>"
+        f'</tbody></table></div>\n<p class="soft">{words}</p>'
     )
 
 
@@ -318,27 +323,21 @@ def _subtasks(run: Run) -> str:
     if not names:
         return ""
     # An env may tell of a success only where there is one: what is not told did not come about.
-    told = {line["seed"] for line in lines if any(name in line for name in names)}
-    none = dict.fromkeys(names, 0.0)
-    lines = [none | line if line["seed"] in told else line for line in lines]
-    shown = seeds(lines)
+    lines = [dict.fromkeys(names, 0.0) | line for line in lines]
     body = []
     for name in names:
-        found = series_by_seed(lines, "evaluation", name)
-        cells = ""
-        for seed in shown:
-            last, first = (found[seed].values[i] if seed in found else None for i in (-1, 0))
-            small = f"<small>first {show_number(first, '.0%')}</small>"
-            cells += f"<td>{show_number(last, '.0%')}{small}</td>"
+        cells = "".join(
+            f"<td>{show_number(one.values[-1], '.0%')}"
+            f"<small>first {show_number(one.values[0], '.0%')}</small></td>"
+            for one in series_by_seed(lines, "evaluation", name).values()
+        )
         body.append(f'<tr><th scope="row">{escape(name.removeprefix(prefix))}</th>{cells}</tr>')
-    head = "".join(f'<th scope="col">seed {seed}</th>' for seed in shown)
-    return (
-        '<h2>Subtasks</h2>\n<div class="wide"><table class="seeds">\n'
-        f"<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n"
-        "</tbody></table></div>\n"
-        '<p class="soft">The share of evaluation episodes that completed each: the deployed policy '
-        "at the last evaluation, and below it at the first.</p>"
+    head = "".join(f'<th scope="col">seed {seed}</th>' for seed in seeds(lines))
+    words = (
+        "The share of evaluation episodes that completed each: the deployed policy at the last "
+        "evaluation, and below it at the first."
     )
+    return _seed_table("Subtasks", head, body, words)
 
 
 def _safety(run: Run) -> str:
@@ -366,15 +365,12 @@ def _safety(run: Run) -> str:
     head = "".join(f'<th scope="col">seed {seed}</th>' for seed in known)
     stops = run.summary.get("stops") if run.summary else None
     told = [f"{step:,.0f}" for s in stops or () if (step := number(s)) is not None]
-    return (
-        '<h2>Safety</h2>\n<div class="wide"><table class="seeds">\n'
-        f"<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n"
-        "</tbody></table></div>\n"
-        '<p class="soft">Of the online phase: mean over the lines of metrics.jsonl, and the '
-        "highest line. Measured, not guaranteed: docs/safety.md."
+    words = (
+        "Of the online phase: mean over the lines of metrics.jsonl, and the highest line. "
+        "Measured, not guaranteed: docs/safety.md."
         + (f" Stopped by signal, saved and resumed at step {', '.join(told)}." if told else "")
-        + "</p>"
     )
+    return _seed_table("Safety", head, lines, words)
 
 
 def _mean_and_max(value: object, form: str) -> str:

@@ -124,7 +124,7 @@ def after_episode(config: DeploymentConfig, trials: Trials, episode: Episode) ->
         trials.candidate_returns.append(episode.episode_return)
         verdict = judge(config, trials)
         remeasure = np.mean(trials.candidate_returns) == trials.deployed_return
-    elif episode.actor not in (*ROUTES, STAND_IN):
+    elif episode.actor == "explore":
         best = trials.best_explored
         trials.best_explored = max(episode.episode_return, best if best is not None else -np.inf)
         remeasure = _short_of(trials, config.caution, episode.episode_return)

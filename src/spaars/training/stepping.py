@@ -127,9 +127,8 @@ class LocalEnvs:
 
     def _step(self, i: int, action: np.ndarray) -> Outcome | Failure:
         try:
-            observation, reward, terminated, truncated, info = self.envs[i].step(
-                action.copy()
-            )  # some change it
+            given = action.copy()  # some envs change it
+            observation, reward, terminated, truncated, info = self.envs[i].step(given)
             _finite(reward)
             score = info.get("score_return")
             return Outcome(
