@@ -56,12 +56,13 @@ def test_a_killed_example_loses_no_finished_episode(learner, tmp_path):
     # Two threads print, so a line of one may begin in the middle of the other's and not be told.
     assert found.episodes > max(told)
     assert len(told) >= 5
+    journal = found._acting.journal
     for number, total in told.items():
-        rewards = found._journal.read(number).arrays["rewards"]
+        rewards = journal.read(number).arrays["rewards"]
         assert abs(float(rewards.sum()) - total) < 1e-2
-    stored = sum(len(found._journal.read(n).arrays["rewards"]) for n in range(found.episodes))
-    running = len(found._episode)
-    assert found.env_steps == stored + running == found._learner.rows
+    stored = sum(len(journal.read(n).arrays["rewards"]) for n in range(found.episodes))
+    running = len(found._acting.episode)
+    assert found.env_steps == stored + running == found._learning.rows
     assert found.updates > 0
 
     # And the same line goes on.

@@ -74,7 +74,7 @@ def in_thread(work):
 
 def assert_same(a, b):
     """State, replay and all that acts, bit for bit."""
-    kept = [(one._learner.state, one._learner.replay.ring) for one in (a, b)]
+    kept = [(one._learning.state, one._learning.replay.ring) for one in (a, b)]
     for mine, theirs in zip(*map(jax.tree.leaves, kept), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert a.events == b.events
@@ -225,20 +225,20 @@ def test_nothing_is_learned_before_its_time(spaars_learner, tmp_path):
 def test_divergence_is_told_and_never_saved(spaars_learner, tmp_path):
     learner = copied(spaars_learner, tmp_path / "a")
     drive(learner, Robot(), 30)
-    state = learner._learner.state
+    state = learner._learning.state
     broken = jax.tree.map(lambda x: x * np.float32(np.nan), state.critics.params)
-    learner._learner.state = state._replace(critics=state.critics._replace(params=broken))
+    learner._learning.state = state._replace(critics=state.critics._replace(params=broken))
     for _ in range(2):
         with pytest.raises(RunError, match="diverged"):
             learner.update(1)
     with pytest.raises(RunError, match="diverged"):
         learner.save()
     learner.end_episode()
-    newest = learner._learner.newest
+    newest = learner._learning.newest
     drive(learner, Robot(), 40)  # acting goes on, past the gate's latest step
     with pytest.raises(RunError, match="diverged"):
         learner.update(1)
-    assert learner._learner.newest is newest  # with what was before
+    assert learner._learning.newest is newest  # with what was before
 
 
 # ------------------------------------------------------------------ budgets
@@ -247,8 +247,8 @@ def test_divergence_is_told_and_never_saved(spaars_learner, tmp_path):
 def test_a_budget_sends_back_and_shuts_the_gate(spaars_learner, tmp_path):
     learner, robot = copied(spaars_learner, tmp_path / "a", falls=0, window=40), Robot()
     drive(learner, robot, 64, updates=4)
-    assert learner._learner.armed
-    before = jax.device_get(learner._learner.state)
+    assert learner._learning.armed
+    before = jax.device_get(learner._learning.state)
     action, acted = learner.act(robot.observation)
     learner.observe(acted, action, 100.0, robot.observation, True, False)
     assert learner.events[-1]["event"] == "rollback"
@@ -260,12 +260,12 @@ def test_a_budget_sends_back_and_shuts_the_gate(spaars_learner, tmp_path):
     # Killed here, who goes on knows of the fall.
     found = OnlineLearner.load(tmp_path / "a", toy.point_dataset(400))
     assert [event["event"] for event in found.events[-2:]] == ["rollback", "recovered"]
-    assert (found._learner.rolled_back, found._learner.armed) == (1, False)
+    assert (found._learning.rolled_back, found._learning.armed) == (1, False)
 
     learner.update(0)
-    state, deployed = learner._learner.state, learner._deployed.tree
+    state, deployed = learner._learning.state, learner._acting.deployed.tree
     assert state.armed_at == NOT_ARMED
-    assert not learner._learner.newest._armed
+    assert not learner._learning.newest._armed
     for mine, theirs in (
         (state.latent.params, deployed.latent_average),
         (state.raw.params, deployed.raw_average),
@@ -279,9 +279,9 @@ def test_a_budget_sends_back_and_shuts_the_gate(spaars_learner, tmp_path):
     assert acted.actor == "explore"
     robot.move(learner, acted, action)
     drive(learner, robot, 38, updates=1)
-    assert (learner.env_steps, learner._learner.armed) == (104, False)
+    assert (learner.env_steps, learner._learning.armed) == (104, False)
     drive(learner, robot, 16, updates=1)  # a window later its time comes again
-    assert learner._learner.armed
+    assert learner._learning.armed
     assert [e["step"] for e in learner.events if e["event"] == "handover"][-1] == 120
 
 
@@ -316,14 +316,14 @@ def test_a_stand_ins_episode_says_nothing_of_the_explorer(spaars_learner, tmp_pa
     drive(learner, robot, 5)  # the rest of it by the explorer
     drive(found, rest, 5)
     for one in (learner, found):
-        assert [entry[3] for entry in one._history[2:]] == ["stand-in", "stand-in"]
-        assert one._trials.best_explored is None
+        assert [entry[3] for entry in one._acting.history[2:]] == ["stand-in", "stand-in"]
+        assert one._acting.trials.best_explored is None
         drive(one, Robot(), 8)
         one.update(0)
-        assert one._history[-1][3] == "explore"
-        assert one._trials.best_explored == one._history[-1][1]
-        assert [step for step, _ in one._learner.explored] == [9, 33]
-    assert learner._journal.read(2).facts["entry"] == learner._history[2]
+        assert one._acting.history[-1][3] == "explore"
+        assert one._acting.trials.best_explored == one._acting.history[-1][1]
+        assert [step for step, _ in one._learning.explored] == [9, 33]
+    assert learner._acting.journal.read(2).facts["entry"] == learner._acting.history[2]
 
 
 def test_a_budget_passed_before_a_kill_is_passed_after_it(spaars_learner, tmp_path):
@@ -336,7 +336,7 @@ def test_a_budget_passed_before_a_kill_is_passed_after_it(spaars_learner, tmp_pa
     robot.begin()
     drive(learner, robot, 48)
     found = OnlineLearner.load(tmp_path / "a", toy.point_dataset(400))
-    assert (found._learner.rolled_back, found._learner.armed) == (1, False)
+    assert (found._learning.rolled_back, found._learning.armed) == (1, False)
 
     costly, robot = (
         copied(spaars_learner, tmp_path / "b", "point-cost", cost=1.0, window=3),
@@ -361,12 +361,12 @@ def test_a_budget_passed_before_a_kill_is_passed_after_it(spaars_learner, tmp_pa
 
 def test_acting_takes_no_lock_of_learning(spaars_learner, tmp_path):
     learner, robot = copied(spaars_learner, tmp_path / "a"), Robot()
-    with learner._learning:  # as an update holds it
+    with learner._learning_lock:  # as an update holds it
         assert in_thread(lambda: drive(learner, robot, 20))  # two episodes' ends among them
     assert learner.env_steps == 20
-    with learner._acting:
+    with learner._acting_lock:
         assert in_thread(lambda: learner.update(2))
-    assert learner._learner.seen == 20
+    assert learner._learning.seen == 20
 
 
 def test_threads_lose_nothing(spaars_learner, tmp_path):
@@ -393,7 +393,7 @@ def test_threads_lose_nothing(spaars_learner, tmp_path):
         thread.join()
     assert not failures
     learner.update(0)
-    ring = learner._learner.replay.ring.storage
+    ring = learner._learning.replay.ring.storage
     for column, stored in enumerate((ring.observations, ring.actions, ring.rewards)):
         expected = np.array([entry[column] for entry in robot.log])
         np.testing.assert_array_equal(np.asarray(stored[0, :150]), expected)
@@ -416,13 +416,13 @@ def test_no_finished_episode_is_lost(spaars_learner, tmp_path):
     assert (found.episodes, found.env_steps, found.running) == (4, 32, False)
     assert found.events[-1]["event"] == "recovered"
     assert not list((tmp_path / "a" / "journal").glob(".*"))
-    ring = found._learner.replay.ring.storage
+    ring = found._learning.replay.ring.storage
     for column, stored in enumerate((ring.observations, ring.actions, ring.rewards)):
         expected = np.array([entry[column] for entry in robot.log[:32]])
         np.testing.assert_array_equal(np.asarray(stored[0, :32]), expected)
-    assert found._learner.ends == [8, 16, 24, 32]
+    assert found._learning.ends == [8, 16, 24, 32]
     rewards = np.array([entry[2] for entry in robot.log[:32]]).reshape(4, 8)
-    np.testing.assert_allclose(found._learner.returns, rewards.sum(1), rtol=1e-5)
+    np.testing.assert_allclose(found._learning.returns, rewards.sum(1), rtol=1e-5)
     drive(found, Robot(), 8, updates=1)
 
     # The journal is a dataset.
@@ -452,16 +452,16 @@ def test_a_full_disk_loses_nothing(simple, monkeypatch):
     robot = Robot()
     drive(simple, robot, 7)
     action, acted = simple.act(robot.observation)
-    write = simple._journal.write
+    write = simple._acting.journal.write
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(simple._journal, "write", full)
+    monkeypatch.setattr(simple._acting.journal, "write", full)
     with pytest.raises(OSError, match="No space left"):
         simple.observe(acted, action, 1.0, robot.observation, False, True)
     assert simple.pending is acted
-    monkeypatch.setattr(simple._journal, "write", write)
+    monkeypatch.setattr(simple._acting.journal, "write", write)
     simple.observe(acted, action, 1.0, robot.observation, False, True)
     assert simple.episodes == 1
 
@@ -488,13 +488,13 @@ def test_from_an_offline_run_and_from_a_learner(runs, tmp_path):
     with pytest.raises(RunError, match="holds a learner or a run"):
         OnlineLearner.from_run(run, tmp_path / "own")
     heir = OnlineLearner.from_run(tmp_path / "own", tmp_path / "heir", capacity=20)
-    assert (heir.env_steps, heir.episodes, heir._learner.rows) == (30, 0, 20)
-    ours, theirs = (x._learner.replay.ring.storage.actions[0] for x in (heir, learner))
+    assert (heir.env_steps, heir.episodes, heir._learning.rows) == (30, 0, 20)
+    ours, theirs = (x._learning.replay.ring.storage.actions[0] for x in (heir, learner))
     np.testing.assert_array_equal(ours, theirs[10:30])
-    assert heir._learner.ends == [6, 14, 20]
+    assert heir._learning.ends == [6, 14, 20]
     # Of the first only a part is left, and the last one never ended.
     np.testing.assert_array_equal(
-        heir._learner.returns, [np.nan, learner._learner.returns[2], np.nan]
+        heir._learning.returns, [np.nan, learner._learning.returns[2], np.nan]
     )
 
     with pytest.raises(RunError, match="whose loop is yours"):
@@ -512,8 +512,8 @@ def test_from_a_run_with_online_steps(runs, tmp_path):
     assert theirs.arrays["ring/rewards"].shape == (2, 60)
     learner = OnlineLearner.from_run(run, tmp_path / "own", seed=5, capacity=50)
     assert (learner.env_steps, learner.updates, learner.due) == (100, 0, 0)
-    assert learner._learner.armed
-    assert learner._learner.newest._armed
+    assert learner._learning.armed
+    assert learner._learning.newest._armed
 
     mine = load_checkpoint(tmp_path / "own").arrays
     for name, expected in theirs.arrays.items():
@@ -522,14 +522,14 @@ def test_from_a_run_with_online_steps(runs, tmp_path):
         if name.startswith("ring/"):  # the newest 50, oldest first
             np.testing.assert_array_equal(mine[name][0], np.roll(expected[1], -100 % 60, 0)[10:])
     breaks = (mine["ring/next_observations"][0, :-1] != mine["ring/observations"][0, 1:]).any(-1)
-    assert learner._learner.ends == [*(np.flatnonzero(breaks) + 1), 50]
+    assert learner._learning.ends == [*(np.flatnonzero(breaks) + 1), 50]
 
     drive(learner, Robot(), 10)
     assert learner.due == 10
     assert np.isfinite(learner.update(10)["q_mean"])
     assert (learner.updates, learner.due) == (10, 0)
-    assert learner._learner.rows == 60  # the ring has wrapped
-    stored = np.asarray(learner._learner.replay.ring.storage.actions[0])
+    assert learner._learning.rows == 60  # the ring has wrapped
+    stored = np.asarray(learner._learning.replay.ring.storage.actions[0])
     np.testing.assert_array_equal(stored[10:], mine["ring/actions"][0, 10:])
 
 
@@ -542,25 +542,29 @@ def test_returns_in_other_units_are_not_taken_over(runs, tmp_path):
     theirs = load_checkpoint(run).progress
     assert theirs["trials"][1]["deployed_returns"]
     learner = OnlineLearner.from_run(run, tmp_path / "own", seed=5)
-    assert learner._trials == Trials()
-    assert np.isnan(learner._learner.returns).all()
-    assert len(learner._learner.returns) > 1
-    assert learner._learner.explored == []
+    assert learner._acting.trials == Trials()
+    assert np.isnan(learner._learning.returns).all()
+    assert len(learner._learning.returns) > 1
+    assert learner._learning.explored == []
     falls = [[step, terminated] for step, _, terminated, _ in theirs["episodes"][1]]
-    assert [[step, terminated] for step, _, terminated, _ in learner._history] == falls
+    assert [[step, terminated] for step, _, terminated, _ in learner._acting.history] == falls
     # A window with such episodes has no mean, and so no dip.
-    history = [*learner._history, [130, -9.0, False, "explore"], [230, -9.0, False, "explore"]]
+    history = [
+        *learner._acting.history,
+        [130, -9.0, False, "explore"],
+        [230, -9.0, False, "explore"],
+    ]
     dip = Budget(dip=0.1, window=100)
-    assert any(step > 30 and actor == "explore" for step, _, _, actor in learner._history)
+    assert any(step > 30 and actor == "explore" for step, _, _, actor in learner._acting.history)
     assert dip.passed(130, 0, history[:-1], [], 10.0) is None
     assert dip.passed(230, 0, history, [], 10.0).startswith("budget: mean return -9 of 1")
 
     drive(learner, Robot(), 8)
     assert learner.events[-1]["event"] == "measured"
-    assert learner._trials.deployed_returns == [learner._history[-1][1]]
+    assert learner._acting.trials.deployed_returns == [learner._acting.history[-1][1]]
     learner.save()
     heir = OnlineLearner.from_run(tmp_path / "own", tmp_path / "heir")  # of the same units
-    assert heir._trials == learner._trials
+    assert heir._acting.trials == learner._acting.trials
 
 
 def test_what_cannot_begin_is_refused(tmp_path, point_task):
@@ -596,7 +600,7 @@ def test_what_cannot_begin_is_refused(tmp_path, point_task):
 def test_skills_run_on_and_break_only_where_told(tmp_path, point_task):
     learner, robot = make(tmp_path / "skills", "supe"), Robot(length=8)
     learner.prepare()
-    assert set(learner._learner._storing) == {4, 20}  # nothing is left to compile later
+    assert set(learner._learning._storing) == {4, 20}  # nothing is left to compile later
     seen = []
     for _ in range(8):
         action, acted = learner.act(robot.observation)
@@ -611,5 +615,5 @@ def test_skills_run_on_and_break_only_where_told(tmp_path, point_task):
     learner.end_episode()
     learner.update(0)
     assert learner.env_steps == 14
-    assert learner._learner.rows == 12  # two steps of a broken skill are not learned from
-    np.testing.assert_array_equal(learner._learner.replay.ring.storage.latents[0, 4], seen[4])
+    assert learner._learning.rows == 12  # two steps of a broken skill are not learned from
+    np.testing.assert_array_equal(learner._learning.replay.ring.storage.latents[0, 4], seen[4])

@@ -14,8 +14,8 @@ from spaars.data import Dataset
 from spaars.data.replay import Batch, Replay, empty_ring, insert
 from spaars.data.rows import best_episodes, recent_episodes
 from spaars.errors import RunError
-from spaars.own_loop.acting import Snapshot
 from spaars.own_loop.records import End, RollBack, Row, batch_of, explored_in
+from spaars.own_loop.snapshot import Snapshot
 from spaars.training import config as configs
 from spaars.training.checkpoint import Checkpoint
 from spaars.training.config import TrainConfig

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spaars.data.replay import Batch
-from spaars.own_loop.acting import Snapshot
+from spaars.own_loop.snapshot import Snapshot
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

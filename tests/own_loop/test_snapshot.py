@@ -7,7 +7,7 @@ import pytest
 
 from spaars import seeding
 from spaars.deploy.graph import exploring_graphs_of
-from spaars.own_loop.acting import Snapshot, _Graph
+from spaars.own_loop.snapshot import Snapshot, _Graph
 from toy_policies import ACTIONS, CHANGES, observations, random_policy
 
 N = 300
