@@ -173,6 +173,7 @@ ORIGIN: dict[str, str] = {
     # The defaults, by section and field; a section alone stands for all of its other fields.
     "transitions": "the size of D4RL's *medium* data",
     "seeds": "one",
+    "standardise": "our pilots; clipped: notebook, 2026-11-27, why does SUPE fall?",
     "checkpoint_every": "what a crash may cost",
     "log_every": "resolution of the curves",
     "device_memory_gib": "what the device has",
@@ -266,6 +267,7 @@ ORIGIN: dict[str, str] = {
     "sac:deployment": "as published: the newest policy",
     "supe:": SUPE_SCALED,
     "supe:online.chunk": "whole skills, whole chunks in the kitchen's 280 steps",
+    "supe:standardise": "SUPE, published: observations as they are",
     "supe:log_every": SMALLER,
     "supe:checkpoint_every": SMALLER,
     "supe:evaluation": "time of evaluation against resolution",

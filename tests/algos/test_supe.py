@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+import toy
 from skill_windows import ACT, KEY, LOGGED, OBS, B, H, K, same, windows
 from spaars.algos.rnd import RND
 from spaars.algos.sac import SACConfig
@@ -17,9 +18,11 @@ from spaars.algos.supe import (
     termination_model_loss,
     to_latent,
 )
+from spaars.data.sources import load_dataset
 from spaars.nn import MLP
 from spaars.priors.opal import OpalConfig
 from spaars.training.config import preset_config
+from spaars.training.logged import standardisation
 
 AGENT = Supe(
     prior=OpalConfig(skill_length=H, latent_dim=K, hidden=(16,), recurrent=8),
@@ -150,6 +153,17 @@ def test_the_published_order_is_supes_alone():
     published, ours = (preset_config("kitchen-mixed", m).supe for m in ("supe", "spaars-supe"))
     assert (published.bonus_from, published.novelty_from) == (0, 10_000)
     assert (ours.bonus_from, ours.novelty_from) == (10_000, 0)
+
+
+def test_supe_reads_observations_as_they_are(point_task, tmp_path):
+    data = load_dataset(toy.POINT_ON, toy.point_file(tmp_path / "point.npz"), 0)
+    mean, std = standardisation(preset_config("point-on", "supe", "smoke"), data)
+    np.testing.assert_array_equal([mean, std], [np.zeros(4), np.ones(4)])
+    ours = standardisation(preset_config("point-on", "spaars-supe", "smoke"), data)
+    np.testing.assert_array_equal(ours, data.observation_statistics())
+    for preset in ("smoke", "quick", "full"):
+        config = preset_config("kitchen-mixed", "supe", preset)
+        assert config.online.utd == config.sac.actor_every  # one actor update per step
 
 
 def test_models_have_a_rhythm_of_their_own(state):

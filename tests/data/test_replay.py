@@ -150,6 +150,13 @@ def test_normaliser_standardises_both_observations(n):
     np.testing.assert_array_equal(batch.actions, np.full((n, 1), 3.0))
 
 
+def test_what_the_data_left_at_rest_stays_within_bounds():
+    """370 deviations, as of a cabinet that the demonstrations never open."""
+    normaliser = Normaliser(jnp.array([0.0, 0.0]), jnp.array([1e-3, 1.0]))
+    seen = normaliser(jnp.array([[0.37, 3.0], [-0.37, -3.0]]))
+    np.testing.assert_allclose(seen, [[10.0, 3.0], [-10.0, -3.0]])
+
+
 def test_union_is_uniform_over_dataset_and_ring():
     """30 logged and 10 online transitions: a quarter of the rows is online, each row whole."""
     ring = insert(empty_ring(1, 50, 2, 1), numbered(np.arange(10), seeds=1))

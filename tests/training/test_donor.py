@@ -66,6 +66,10 @@ def test_a_prior_is_taken_and_not_trained(dataset, donor, tmp_path):
         ({"seeds": (4, 5)}, r"it has seeds \[4, 7\], not \[5\]"),
         ({"prior": {"updates": 20, "hidden": (9,)}}, r"--prior.hidden \(8,\), this run asks for"),
         ({"prior": {"updates": 21, "hidden": (8,)}}, r"--prior.updates 20, this run asks for 21"),
+        (
+            {"standardise": False},
+            r"observations standardised, this run as they are \(--standardise",
+        ),
     ],
 )
 def test_another_prior_is_refused(dataset, donor, tmp_path, changes, message):
@@ -110,10 +114,10 @@ def test_a_skill_prior_goes_to_either_skill_method(dataset, tmp_path, point_task
         preset_config("point-on", "spaars-supe", "smoke", dataset=dataset, **sizes),
         tmp_path / "donor",
     )
+    # SUPE's own prior reads observations as they are.
+    given = skills | {"prior_from": tmp_path / "donor", "standardise": True}
     for method in ("supe", "spaars-supe"):
-        taker = preset_config(
-            "point-on", method, "smoke", dataset=dataset, prior_from=tmp_path / "donor", **skills
-        )
+        taker = preset_config("point-on", method, "smoke", dataset=dataset, **given)
         loaded = load_dataset(toy.POINT_ON, dataset, 0)
         found = donated_prior(taker, loaded)
         arrays = load_checkpoint(tmp_path / "donor").arrays

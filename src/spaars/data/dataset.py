@@ -148,8 +148,7 @@ class Dataset:
     def observation_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and std, each (obs,) float32, to standardise observations with.
 
-        A dimension that never changes gets std 1, and no std is below 1e-3, so that nothing
-        explodes when the env later moves what the data left at rest.
+        A dimension that never changes gets std 1, and no std is below 1e-3.
         """
         mean, std = mean_and_std(self.observations)
         std = np.where(is_constant(mean, std), 1.0, np.maximum(std, 1e-3))

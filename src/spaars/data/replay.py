@@ -62,6 +62,11 @@ class NStep(NamedTuple):
 SINGLE = NStep()
 
 
+OBSERVATION_LIMIT = 10.0
+"""Standardised observations are clipped here. What hardly moves in the data may move hundreds of
+their deviations online, and no network knows what to make of that (docs/lab-notebook.md)."""
+
+
 class Normaliser(NamedTuple):
     """Standardises observations by dataset statistics; saved with the policy."""
 
@@ -69,7 +74,8 @@ class Normaliser(NamedTuple):
     std: Float[Array, " obs"]
 
     def __call__(self, observations: Float[Array, "*batch obs"]) -> Float[Array, "*batch obs"]:
-        return (observations - self.mean) / self.std
+        standardised = (observations - self.mean) / self.std
+        return jnp.clip(standardised, -OBSERVATION_LIMIT, OBSERVATION_LIMIT)
 
     def batch(self, batch: Batch) -> Batch:
         return batch._replace(

@@ -1,7 +1,7 @@
 """What an agent computes when it acts, as a list of plain steps.
 
 The steps of acting deterministically are those that `spaars.deploy.numpy_policy` runs and
-`spaars.deploy.onnx_policy` writes; those of exploring run in `spaars.own_loop.acting` only.
+`spaars.deploy.onnx_policy` writes; those of exploring run in `spaars.own_loop.snapshot` only.
 What is known when the steps are made is resolved here: a gate that is not armed is no step.
 """
 
@@ -16,7 +16,7 @@ from spaars.algos.gate import GateConfig
 from spaars.algos.spaars import Spaars
 from spaars.algos.spaars_supe import SpaarsSupe
 from spaars.algos.supe import Supe
-from spaars.data.replay import Normaliser
+from spaars.data.replay import OBSERVATION_LIMIT, Normaliser
 from spaars.errors import ConfigError
 from spaars.nn import MLP, Critics, GaussianPolicy, TanhGaussianPolicy
 from spaars.nn.distributions import MAX_SQUASHED
@@ -65,7 +65,8 @@ class Steps:
 
     def standardise(self, normaliser: Normaliser) -> str:
         arrays = {"observations/mean": normaliser.mean, "observations/std": normaliser.std}
-        return self.add("standardise", ["observations"], arrays=arrays)
+        out = self.add("standardise", ["observations"], arrays=arrays)
+        return self.add("clip", [out], low=-OBSERVATION_LIMIT, high=OBSERVATION_LIMIT)
 
     def mlp(self, name: str, net: MLP, inputs: list[str], outputs: int) -> str:
         """The first `outputs` of the network's: means; behind them stand log stds."""

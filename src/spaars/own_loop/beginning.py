@@ -17,7 +17,7 @@ from spaars.safety.envelope import ActionEnvelope
 from spaars.tasks import get_task
 from spaars.training.checkpoint import Checkpoint
 from spaars.training.config import TrainConfig
-from spaars.training.logged import logged_data
+from spaars.training.logged import logged_data, standardisation
 from spaars.training.offline import OfflineLoop
 from spaars.training.placement import reason_to_stay_on_host
 from spaars.training.population import own_buffers
@@ -33,7 +33,7 @@ def learned_offline(
     """The state of one seed after all offline phases, no seed axis."""
     agent = config.agent()
     state = own_buffers(
-        initial_state(config, *dataset.observation_statistics(), dataset.action_dim)
+        initial_state(config, *standardisation(config, dataset), dataset.action_dim)
     )
     logged = logged_data(agent, config.online, dataset)
     keys = seeding.stream(config.seeds[0], seeding.OFFLINE)[None]

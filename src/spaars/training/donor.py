@@ -12,6 +12,7 @@ from spaars.data import Dataset
 from spaars.errors import ConfigError, RunError
 from spaars.training.checkpoint import load_checkpoint
 from spaars.training.config import METHODS, PRIORS, TrainConfig
+from spaars.training.logged import standardisation
 from spaars.training.run_directory import read_config
 
 
@@ -37,6 +38,12 @@ def donated_prior(config: TrainConfig, dataset: Dataset) -> Any:
         if a != b:
             name = f"--{section}.{field.name}".replace("_", "-")
             raise ConfigError(f"{flag}: its prior has {name} {b}, this run asks for {a}.")
+    if theirs.standardise != config.standardise:
+        read = ("as they are", "standardised")
+        raise ConfigError(
+            f"{flag}: its prior reads observations {read[theirs.standardise]}, this run "
+            f"{read[config.standardise]} (--standardise, --no-standardise)."
+        )
     if described["dataset"]["sha256"] != dataset.sha256:
         raise ConfigError(
             f"{flag}: it learned from other data ({described['dataset']['label']}) than this run "
@@ -48,10 +55,10 @@ def donated_prior(config: TrainConfig, dataset: Dataset) -> Any:
     if checkpoint is None or checkpoint.progress["phase"] < 1:
         raise RunError(f"{flag}: its prior is not trained yet; `spaars resume {donor}` goes on.")
     agent: Any = config.agent()
-    statistics = [jnp.asarray(values) for values in dataset.observation_statistics()]
+    moments = [jnp.asarray(values) for values in standardisation(config, dataset)]
 
     def init() -> Any:
-        return agent.init(jax.random.key(0), *statistics, dataset.action_dim)
+        return agent.init(jax.random.key(0), *moments, dataset.action_dim)
 
     fresh = jax.eval_shape(lambda: reduce(getattr, agent.prior_in, init()))
     # As many seeds as they have; all other shapes are ours.

@@ -4,12 +4,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spaars.algos.agent import Agent, SkillAgent
 from spaars.data import Dataset
 from spaars.data.replay import Batch, as_batch
 from spaars.data.rows import start_rows, window_rows
 from spaars.tasks import Task
+from spaars.training.config import TrainConfig
 from spaars.training.online import OnlineConfig
 
 
@@ -56,3 +58,11 @@ def logged_return(task: Task, dataset: Dataset) -> float | None:
     None where logged rewards sum up to a training return, which need not be evaluation's.
     """
     return None if task.training_kwargs else float(dataset.episode_returns().mean())
+
+
+def standardisation(config: TrainConfig, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and std, each (obs,), that the run's networks standardise observations with."""
+    if config.standardise:
+        return dataset.observation_statistics()
+    zeros = np.zeros(dataset.observation_dim, np.float32)
+    return zeros, np.ones_like(zeros)

@@ -30,7 +30,7 @@ from spaars.training.donor import donated_prior, with_prior
 from spaars.training.envs import EnvPopulation, Episode, processes_for
 from spaars.training.evaluate import EvalResult, Evaluator
 from spaars.training.handover import reason_to_hand_over
-from spaars.training.logged import logged_data, logged_return
+from spaars.training.logged import logged_data, logged_return, standardisation
 from spaars.training.metrics import MetricsLog
 from spaars.training.offline import OfflineLoop
 from spaars.training.online import OnlineLoop
@@ -88,8 +88,7 @@ class Trainer:
             self.message(reason)
         self.logged = logged_data(self.agent, config.online, dataset, host=bool(reason))
         self.support = SupportMonitor(dataset)
-        mean, std = dataset.observation_statistics()
-        self.state = initial_state(config, mean, std, dataset.action_dim)
+        self.state = initial_state(config, *standardisation(config, dataset), dataset.action_dim)
         self.loop: OnlineLoop | None = None  # from the first online step on
         self.evaluations: list[tuple[list[np.ndarray], EvalResult]] = []  # the last two
         self.stop_asked = False
