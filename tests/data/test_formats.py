@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from make_sources import LENGTHS, steps, write_episodes, write_lerobot, write_minari
-from spaars.data import Dataset, load_file
+from spaars.data import Dataset, load_file, save_npz
 from spaars.data.sources import Reading, absolute, exists, lerobot, safety
 from spaars.errors import DataError
+from spaars.training.run import check_parts
 
 
 def message_of(path: Path | str, reading: Reading | None = None) -> str:
@@ -86,6 +87,28 @@ def test_episodes_terminal_row_is_kept(tmp_path: Path) -> None:
     assert dataset.terminated.tolist() == [False, False, True, False, False]
 
 
+def test_converted_episodes_keep_what_they_say_of_themselves(tmp_path: Path) -> None:
+    arrays = {"observations": np.zeros((4, 1)), "rewards": np.ones(4)}
+    for day in (0, 1):
+        actions = np.array([[-90.0], [0.0], [45.0], [90.0]])
+        np.savez(tmp_path / f"day{day}.npz", **arrays, actions=actions)
+        degrees = Reading(action_low=(-90.0,), action_high=(90.0,))
+        (tmp_path / "joined").mkdir(exist_ok=True)
+        save_npz(load_file(tmp_path / f"day{day}.npz", degrees), tmp_path / "joined" / f"{day}.npz")
+    joined = load_file(tmp_path / "joined")
+    assert (joined.description.action_low, joined.description.action_high) == ((-90,), (90,))
+    assert "says itself how to read" in message_of(tmp_path / "joined", degrees)
+    np.savez(tmp_path / "joined" / "raw.npz", **arrays, actions=np.zeros((4, 1)))
+    with pytest.raises(DataError, match=r"raw\.npz: was converted otherwise than .*0\.npz, or one"):
+        load_file(tmp_path / "joined")
+
+
+def test_a_loggers_metadata_does_not_make_a_minari_dataset(tmp_path: Path) -> None:
+    root = write_episodes(tmp_path / "log")
+    (root / "metadata.json").write_text('{"robot": "arm"}')
+    assert len(load_file(root).episode_lengths()) == len(LENGTHS)
+
+
 def test_episodes_must_be_alike(tmp_path: Path) -> None:
     root = write_episodes(tmp_path / "log")
     np.savez(
@@ -106,13 +129,18 @@ def test_a_directory_of_nothing_names_what_is_supported(tmp_path: Path) -> None:
 # --- Minari -------------------------------------------------------------------------------------
 
 
+def test_minari_dict_is_the_envs(tmp_path: Path) -> None:
+    parts = {"observations": [["position", 2], ["velocity", 3]]}
+    check_parts(load_file(write_minari(tmp_path / "set")), parts, "the env")
+
+
 @pytest.mark.parametrize("part", ["", "data", "data/main_data.hdf5"])
 def test_minari_dict_is_joined_by_name(tmp_path: Path, part: str) -> None:
     dataset = load_file(write_minari(tmp_path / "set") / part)
     assert dataset.label == "toy/point-v0 (Minari dataset)"
     assert dataset.description.observations == (
-        ("observations/position", 2),
-        ("observations/velocity", 3),
+        ("position", 2),
+        ("velocity", 3),
     )
     assert dataset.episode_lengths().tolist() == list(LENGTHS)
     assert np.flatnonzero(dataset.terminated).tolist() == [3]

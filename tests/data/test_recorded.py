@@ -1,5 +1,9 @@
 import errno
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -134,6 +138,33 @@ def test_an_interrupted_recording_leaves_nothing(behaviour, home):
     with pytest.raises(KeyboardInterrupt):
         recorded_dataset(TASK, 500, behaviour_file=behaviour, progress=interrupt)
     assert cached(home) == []
+
+
+def test_no_worker_outlives_a_killed_parent(tmp_path):
+    """One that did would hold the log that it inherited, and `spaars bench` its lock."""
+    code = """
+import itertools, os, time
+from spaars.data.processes import map_in_processes
+if __name__ == "__main__":
+    for pid in map_in_processes(os.getpid, ((),) * 2, 2):
+        print(pid, flush=True)
+    list(map_in_processes(time.sleep, ((60,),) * 2, 2))
+"""
+    script = tmp_path / "recording.py"
+    script.write_text(code)
+    process = subprocess.Popen(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None
+    for _ in range(2):
+        assert process.stdout.readline()
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    # The end of what is read: nobody is left who could write.
+    assert process.stdout.read() == b""
+    process.wait()
 
 
 def test_a_cache_that_cannot_be_written_is_known_before_recording(behaviour, home):

@@ -80,6 +80,15 @@ def test_one_observation_many_and_a_mapping(path: Path) -> None:
     np.testing.assert_allclose(policy.to_env(np.array([0.5, 0.0])), [1.0, 0.5])
 
 
+def test_rounding_passes_no_bound(path: Path) -> None:
+    policy = NumpyPolicy(path)
+    bounds = np.random.default_rng(0).uniform(0.0, 3.0, (2, 1_000)).astype(np.float32)
+    policy.about = {"action_low": (-bounds[0]).tolist(), "action_high": bounds[1].tolist()}
+    ones = np.ones(1_000, np.float32)
+    assert (policy.to_env(ones) <= bounds[1]).all()
+    assert (policy.to_env(-ones) >= -bounds[0]).all()
+
+
 @pytest.mark.parametrize(
     ("observation", "words"),
     [

@@ -1,6 +1,7 @@
 """Any Gymnasium env as a task, by its id or a function."""
 
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.wrappers import RescaleAction
 
 import toy
 from spaars.cli.train import with_env
@@ -134,6 +136,22 @@ FACTS = {
 def described(**fields):
     description = Description(**({"action_low": (-2.0, 0.0), "action_high": (2.0, 1.0)} | fields))
     return dataclasses.replace(toy.blank_dataset(4, 2), description=description)
+
+
+def test_functions_are_told_apart_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"its arguments as `spaars\.env_task\(function"):
+        env_task(functools.partial(Arm, gain=3.0))
+    first, second = (lambda gain=gain: Arm(gain) for gain in (1.0, 2.0))
+    assert env_task(first).name == env_task(first).name  # again: no matter
+    with pytest.raises(ConfigError, match=r"another function was given as .*<lambda>"):
+        env_task(second)
+
+
+def test_an_env_that_rescales_itself_is_described_as_its_user_knows_it() -> None:
+    low, high = np.full(2, -90, np.float32), np.full(2, 90, np.float32)
+    env = adapt(RescaleAction(Arm(actions=Box(-1.0, 1.0, (2,), np.float32)), low, high))
+    facts = describe_env(env)
+    assert (facts["action_low"], facts["action_high"]) == ([-90, -90], [90, 90])
 
 
 def test_mismatches_are_told_by_dimension() -> None:

@@ -219,6 +219,17 @@ def test_a_goal_and_terminals_go_whatever_the_format(columns, suffix, tmp_path):
     assert np.flatnonzero(dataset.truncated).tolist() == [3, 9]
 
 
+@pytest.mark.parametrize(("columns", "named"), [(30, (("state", 30),)), (60, ())])
+def test_what_the_data_say_of_themselves_stays(columns, named, tmp_path):
+    parts = (("state", 30), ("goal", 30))[: columns // 30]
+    told = Description(observations=parts, action_low=(-2.0,) * 9, action_high=(2.0,) * 9)
+    log = dataclasses.replace(blank_dataset(columns, 9), description=told)
+    save(log, tmp_path / "log.npz")
+    found = load_dataset(TASK, tmp_path / "log.npz", 0).description
+    assert (found.action_low, found.action_high) == (told.action_low, told.action_high)
+    assert found.observations == named
+
+
 def test_another_width_is_refused(tmp_path):
     blank = blank_dataset(31, 9)
     save(blank, tmp_path / "odd.npz")

@@ -63,6 +63,7 @@ def test_a_prior_is_taken_and_not_trained(dataset, donor, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"offline": {"updates": 10, "batch_size": 512}}, r"--offline.batch-size 256, this run"),
         ({"seeds": (4, 5)}, r"it has seeds \[4, 7\], not \[5\]"),
         ({"prior": {"updates": 20, "hidden": (9,)}}, r"--prior.hidden \(8,\), this run asks for"),
         ({"prior": {"updates": 21, "hidden": (8,)}}, r"--prior.updates 20, this run asks for 21"),
@@ -72,7 +73,10 @@ def test_a_prior_is_taken_and_not_trained(dataset, donor, tmp_path):
         ),
     ],
 )
-def test_another_prior_is_refused(dataset, donor, tmp_path, changes, message):
+def test_another_prior_is_refused_before_the_data_are_recorded(
+    dataset, donor, tmp_path, changes, message, monkeypatch
+):
+    monkeypatch.setattr("spaars.training.run.load_dataset", None)
     run = tmp_path / "run"
     with pytest.raises(ConfigError, match=message):
         train(config(dataset, **{"seeds": (4,)} | changes, prior_from=donor), run)

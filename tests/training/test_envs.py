@@ -339,3 +339,39 @@ def test_failures_are_counted_across_a_restart_and_limited() -> None:
 
     with pytest.raises(RunError, match=r"failed 2 times.*ValueError: nan.*--online\.env-errors"):
         go_on_until_the_limit()
+
+
+class Unwilling(gymnasium.Wrapper):
+    """Refuses resets, as many as are asked of it."""
+
+    refusals = 0
+
+    def reset(self, **kwargs):
+        if Unwilling.refusals:
+            Unwilling.refusals -= 1
+            raise OSError("no connection")
+        return super().reset(**kwargs)
+
+
+def unwilling(refusals):
+    Unwilling.refusals = refusals
+    return EnvPopulation(lambda: Unwilling(POINT.make_env()), (0,), 100)
+
+
+def test_another_episode_is_not_taken_for_the_one_to_go_on_with() -> None:
+    envs = unwilling(0)
+    for action in random_actions(3, envs):
+        envs.step(action)
+    again = unwilling(0)
+    Unwilling.refusals = 1
+    with pytest.raises(RunError, match=r"the run's episode was brought back \(OSError"):
+        again.restore(envs.state())
+
+
+def test_a_failure_is_told_once() -> None:
+    envs = unwilling(1)
+    assert [failure.length for failure in envs.failures] == [0]
+    again = unwilling(1)  # it fails alike when the run is begun anew
+    again.restore(envs.state())
+    assert (again.failures, again.errors) == ([], [1])
+    np.testing.assert_array_equal(again.observations, envs.observations)

@@ -60,11 +60,11 @@ def test_results_are_those_of_the_episodes_by_hand(evaluator):
         returns, lengths, falls, east = zip(*episodes, strict=True)
         np.testing.assert_allclose(result.returns[s], returns, rtol=1e-4)
         np.testing.assert_array_equal(result.lengths[s], lengths)
-        np.testing.assert_array_equal(result.terminated[s], falls)
+        np.testing.assert_array_equal(result.fell[s], falls)
         # A fact is averaged over the states visited, not over episodes or past their ends.
         assert result.facts["east"][s] == pytest.approx(np.concatenate(east).mean(), rel=1e-4)
     np.testing.assert_array_equal(result.lengths[0], [STEPS] * 3)
-    assert result.terminated[1].all()
+    assert result.fell[1].all()
     assert len(set(result.lengths[1])) > 1  # episodes end one by one
     assert len(set(result.returns.ravel())) == 6  # all start elsewhere
     assert np.all(GOALS[0] == GOAL)

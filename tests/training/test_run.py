@@ -307,8 +307,10 @@ def test_killed_between_two_renames(reference: Run, stopped: Path, tmp_path: Pat
     run = shutil.copytree(stopped, tmp_path / "run")
     checkpoints = run / "checkpoints"
     (checkpoints / "latest.safetensors").rename(checkpoints / "previous.safetensors")
+    (checkpoints / ".0123456789abcdef.tmp").write_bytes(b"killed while it was written")
     resume(run)
     assert_same_run(run, reference)
+    assert len(list(checkpoints.iterdir())) == 2
 
 
 def test_a_lost_report_is_made_by_resume(reference: Run, tmp_path: Path) -> None:

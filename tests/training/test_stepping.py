@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from spaars.errors import ConfigError, RunError
 from spaars.tasks import get_task
 from spaars.training.envs import EnvPopulation, processes_for
 from spaars.training.evaluate import evaluation_seed, run_episodes
-from spaars.training.stepping import EnvProcesses, Failure, LocalEnvs, open_envs
+from spaars.training.stepping import EnvProcesses, Failure, LocalEnvs, Outcome, open_envs
 from toy import controller
 
 TESTS = Path(__file__).parents[1]
@@ -23,6 +24,21 @@ TESTS = Path(__file__).parents[1]
 
 def population(make_env, processes: int) -> EnvPopulation:
     return EnvPopulation(make_env, (0, 5, 7), 100, processes)
+
+
+@pytest.mark.parametrize(
+    ("terminated", "subtasks", "fell"),
+    [
+        (True, None, True),
+        (False, None, False),
+        (True, {"success": True}, False),
+        (True, {"success": False}, True),
+        (True, {"pick": True, "place": False}, True),
+    ],
+)
+def test_success_is_no_fall(terminated, subtasks, fell) -> None:
+    outcome = Outcome(np.zeros(1), terminated=terminated, subtasks=subtasks)
+    assert outcome.fell is fell
 
 
 def advance(envs: EnvPopulation, steps: int, first: int = 0, scale: float = 1.0) -> list:
@@ -179,6 +195,18 @@ def test_processes_are_left_to_slow_envs_unless_asked_for(monkeypatch) -> None:
     assert processes_for(kitchen, None) == 8
     envs = open_envs(point, 1, 8)
     assert isinstance(envs, LocalEnvs)  # one env gains nothing
+
+
+def test_an_env_that_cannot_be_closed_is_left_at_that() -> None:
+    closed = []
+
+    class Stuck(gymnasium.Wrapper):
+        def close(self):
+            closed.append(self)
+            raise OSError("the connection is gone")
+
+    LocalEnvs(lambda: Stuck(point()), 2).close()
+    assert len(closed) == 2
 
 
 def test_no_worker_outlives_a_killed_parent_and_none_hears_ctrl_c(tmp_path: Path) -> None:

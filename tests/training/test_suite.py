@@ -191,3 +191,11 @@ def test_every_field_is_a_setting(method: str, preset: str) -> None:
             settings[name] = list(value) if isinstance(value, tuple) else value
     assert len(settings) > 30
     assert with_settings(config, settings) == config
+
+
+def test_none_is_a_word() -> None:
+    config = preset_config("hopper-medium")
+    assert config.deployment.caution is not None
+    assert with_settings(config, {"deployment": {"caution": "None"}}).deployment.caution is None
+    with pytest.raises(ConfigError, match=r"'online\.steps' must be a whole number, got 'None'"):
+        with_settings(config, {"online": {"steps": "None"}})

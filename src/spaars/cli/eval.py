@@ -61,7 +61,7 @@ def run(argv: list[str]) -> int:
             "score_std": float(scores[i].std()),
             "return_mean": float(result.returns[i].mean()),
             "length_mean": float(result.lengths[i].mean()),
-            "falls": 0 if task.success_ends else int(result.terminated[i].sum()),
+            "falls": 0 if task.success_ends else int(result.fell[i].sum()),
             **{name: float(value[i]) for name, value in result.facts.items()},
         }
         for i, seed in enumerate(seeds)

@@ -3,10 +3,11 @@
 import itertools
 import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from typing import Any, TypeVar
 
 from spaars.errors import DataError
@@ -37,9 +38,7 @@ def map_in_processes(
     pool = ProcessPoolExecutor(
         workers,
         mp_context=get_context("spawn"),
-        # Ctrl-C reaches the workers too; the parent alone decides, and shuts them down.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
+        initializer=_begin_worker,
     )
     try:
         submitted = [pool.submit(fn, *job) for job in itertools.islice(jobs, workers + 1)]
@@ -54,3 +53,19 @@ def map_in_processes(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """Ctrl-C reaches the workers too, and the parent alone decides; but none outlives it.
+
+    A worker holds the writing end of its own queue, and so would wait there for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None, "run by a pool"
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

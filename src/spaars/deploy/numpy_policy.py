@@ -231,7 +231,10 @@ class NumpyPolicy:
         if not low or not high:
             return actions
         low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
-        return low + (np.asarray(actions, np.float32) + 1.0) * 0.5 * (high - low)
+        # Rounding must not pass a limit that a driver checks.
+        return np.clip(
+            low + (np.asarray(actions, np.float32) + 1.0) * 0.5 * (high - low), low, high
+        )
 
     def _flattened(self, observation: Mapping[str, Any]) -> np.ndarray:
         if not self.layout:

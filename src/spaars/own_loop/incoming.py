@@ -27,7 +27,8 @@ class Incoming:
     def to_robot(self, action: Any) -> np.ndarray:
         """An action in [-1, 1] in the robot's units, where the data or the env told its bounds."""
         low, high = self.bounds
-        return low + (np.asarray(action, np.float32) + 1.0) * 0.5 * (high - low)
+        # Rounding must not pass a limit that a driver checks.
+        return np.clip(low + (np.asarray(action, np.float32) + 1.0) * 0.5 * (high - low), low, high)
 
     def from_robot(self, action: Any) -> np.ndarray:
         """The inverse of `to_robot`, for what was executed."""

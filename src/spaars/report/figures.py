@@ -22,6 +22,7 @@ from PIL import Image
 from spaars.report.records import (
     Record,
     Series,
+    fell,
     handover_steps,
     offline_scores,
     select,
@@ -247,14 +248,12 @@ def episode_returns(records: list[Record]) -> Figure | None:
         return None
     fig, ax = new_figure("episode return")
     colours = _colours(returns)
-    # A fall is an episode that the env ended; the others reached their time limit.
-    fallen = {
-        (record["seed"], record["step"]) for record in select(records, "episode", terminated=True)
-    }
+    # The others reached their time limit, or succeeded.
+    fallen = {(one["seed"], one["step"]) for one in select(records, "episode") if fell(one)}
     for seed, (steps, values) in returns.items():
-        fell = np.array([(seed, int(step)) in fallen for step in steps])
-        ax.plot(steps[~fell], values[~fell], ".", ms=5, alpha=0.45, color=colours[seed], mew=0)
-        ax.plot(steps[fell], values[fell], "x", ms=3.5, alpha=0.45, color=colours[seed])
+        falls = np.array([(seed, int(step)) in fallen for step in steps])
+        ax.plot(steps[~falls], values[~falls], ".", ms=5, alpha=0.45, color=colours[seed], mew=0)
+        ax.plot(steps[falls], values[falls], "x", ms=3.5, alpha=0.45, color=colours[seed])
     for seed, (steps, values) in returns.items():
         mean = _running_mean(values)
         ax.plot(steps, mean, color="white", lw=3.2, zorder=3)  # a halo, over every dot

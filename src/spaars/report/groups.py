@@ -19,6 +19,7 @@ from spaars.report.records import (
     Record,
     Run,
     Series,
+    fell,
     flatten,
     handover_steps,
     number,
@@ -58,6 +59,7 @@ LATER = {
     "safety.budget.window": 5_000,
     "iql.actor_dropout": 0.0,
     "opal.decoder_columns": None,
+    "standardise": True,
     "supe.novelty_from": 0,
     "supe.models_every": 4,
     "online.retrace_rate": 0.0,
@@ -314,7 +316,7 @@ def _episodes(records: Sequence[Record], seed: int) -> Episodes:
     for line in select(records, "episode", seed=seed):
         score = number(line.get("score"))
         if score is not None:
-            found[line["step"]] = score, number(line.get("length")), bool(line.get("terminated"))
+            found[line["step"]] = score, number(line.get("length")), fell(line)
     steps = np.array(sorted(found), np.float64)
     rows = [found[step] for step in sorted(found)]
     # One env a seed: where an older version did not write lengths, episodes follow each other.
@@ -323,7 +325,7 @@ def _episodes(records: Sequence[Record], seed: int) -> Episodes:
     return Episodes(
         Series(steps, np.array([score for score, _, _ in rows], np.float64)),
         np.array(lengths, np.float64),
-        np.array([fell for _, _, fell in rows], bool),
+        np.array([ended for _, _, ended in rows], bool),
     )
 
 

@@ -56,6 +56,11 @@ def load_run(run_dir: Path) -> Run:
     return Run(run_dir, config, _read_records(run_dir / "metrics.jsonl"), summary)
 
 
+def fell(episode: Record) -> bool:
+    """Whether a training episode ended in a fall; older runs say only that the env ended it."""
+    return bool(episode.get("fell", episode.get("terminated")))
+
+
 def number(value: object) -> float | None:
     """The value as a finite float; None for anything else, null and NaN included."""
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -40,7 +40,7 @@ class Budget:
 
         Args:
             since: step of the last rollback, 0 before.
-            episodes: (step at the end, return, terminated, actor) of training episodes, oldest
+            episodes: (step at the end, return, fell, actor) of training episodes, oldest
                 first.
             costs: (step, cost since the entry before), oldest first.
             offline_return: of the offline policy in training episodes; None while it is measured.
@@ -49,7 +49,7 @@ class Budget:
         newest = list(_after(episodes, start))
         over = f"from step {start} to {env_step}"
         if self.falls is not None:
-            falls = sum(bool(terminated) for _, _, terminated, _ in newest)
+            falls = sum(bool(fell) for _, _, fell, _ in newest)
             if falls > self.falls:
                 return f"budget: {falls} falls {over}, allowed {self.falls}"
         if self.cost is not None:

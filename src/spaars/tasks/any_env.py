@@ -162,7 +162,8 @@ def describe_env(env: gymnasium.Env) -> dict[str, Any]:
             facts["observations"] = [list(part) for part in env.observation_parts]
         elif isinstance(env, RescaleAction):
             inner: Any = env.env.action_space
-            facts["action_low"] = [float(x) for x in inner.low]
-            facts["action_high"] = [float(x) for x in inner.high]
+            # The outermost: behind it is the env as its user knows it.
+            facts.setdefault("action_low", [float(x) for x in inner.low])
+            facts.setdefault("action_high", [float(x) for x in inner.high])
         env = env.env
     return facts

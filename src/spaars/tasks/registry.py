@@ -193,8 +193,20 @@ def env_task(
     """
     if isinstance(env, str):
         return get_task(any_env.env_name(env, kwargs))
+    if not hasattr(env, "__qualname__"):
+        raise ConfigError(
+            f"env must be a function or class with a name, got {type(env).__name__}. Give the "
+            "function, and its arguments as `spaars.env_task(function, {...})`."
+        )
     env_id = f"{env.__module__}:{env.__qualname__}"
     name = any_env.env_name(env_id, kwargs)
+    known = _TASKS.get(name)
+    if known is not None and known.factory is not env and "<" in env_id:
+        raise ConfigError(
+            f"another function was given as {env_id}, and runs are told apart by that name. Write "
+            "one with a name; what differs can be its arguments: `spaars.env_task(function, "
+            "{...})`."
+        )
     _TASKS[name] = _of_env(name, env_id, dict(kwargs or {}), factory=env)
     return _TASKS[name]
 

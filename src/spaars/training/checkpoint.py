@@ -114,6 +114,8 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
     latest = run_dir / "checkpoints" / "latest.safetensors"
     previous = latest.with_name("previous.safetensors")
     latest.parent.mkdir(exist_ok=True)
+    for left in latest.parent.glob(".*.tmp"):  # by a kill while one was written
+        left.unlink(missing_ok=True)
     with atomic_write(latest.with_name("next.safetensors")) as file:
         write_safetensors(file, checkpoint.arrays, {"progress": json.dumps(checkpoint.progress)})
     # Killed between the two renames, `previous` is there and whole; load_checkpoint knows.

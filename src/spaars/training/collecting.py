@@ -184,7 +184,8 @@ class Collector:
 
     def _refuse_failure_in_skill(self) -> None:
         if self.skills is not None:
-            failure = self.envs.failures[-1]
+            seed = self.envs.seeds[int(np.argmax(self.envs.failed))]
+            failure = next(one for one in self.envs.failures if one.seed == seed)
             raise RunError(
                 f"seed {failure.seed}: the env failed at step {failure.env_step} "
                 f"({failure.reason}). Methods with skills cannot go on inside one; mend the env."

@@ -15,12 +15,15 @@ from spaars.training.config import METHODS, PRIORS, TrainConfig
 from spaars.training.logged import standardisation
 from spaars.training.run_directory import read_config
 
+LEARNED_WITH = {"prior": ("batch_size", "learning_rate")}
+"""Of the section `offline`, what a kind of prior is trained with, too."""
 
-def donated_prior(config: TrainConfig, dataset: Dataset) -> Any:
-    """The trained prior, leaves (S, ...), of the run `config.prior_from`.
+
+def check_donor(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
+    """The config.json of the run `config.prior_from`, if its prior can be taken, whatever the data.
 
     Raises:
-        ConfigError: the other run's prior is another one: by its settings, data or seeds.
+        ConfigError: the other run's prior is another one, by its settings or seeds.
         RunError: there is no such run, or it has not trained its prior yet.
     """
     assert config.prior_from is not None
@@ -32,25 +35,39 @@ def donated_prior(config: TrainConfig, dataset: Dataset) -> Any:
         raise ConfigError(
             f"{flag}: --method {theirs.method} trains no prior that --method {config.method} takes."
         )
-    mine, other = getattr(config, section), getattr(theirs, section)
-    for field in dataclasses.fields(mine):
-        a, b = getattr(mine, field.name), getattr(other, field.name)
-        if a != b:
-            name = f"--{section}.{field.name}".replace("_", "-")
-            raise ConfigError(f"{flag}: its prior has {name} {b}, this run asks for {a}.")
+    fields = [(section, field.name) for field in dataclasses.fields(getattr(config, section))]
+    fields += [("offline", name) for name in LEARNED_WITH.get(section, ())]
+    for of, name in fields:
+        a, b = (getattr(getattr(one, of), name) for one in (config, theirs))
+        if a != b and not (a is None and name == "latent_dim"):  # which the data decide
+            shown = f"--{of}.{name}".replace("_", "-")
+            raise ConfigError(f"{flag}: its prior has {shown} {b}, this run asks for {a}.")
     if theirs.standardise != config.standardise:
         read = ("as they are", "standardised")
         raise ConfigError(
             f"{flag}: its prior reads observations {read[theirs.standardise]}, this run "
             f"{read[config.standardise]} (--standardise, --no-standardise)."
         )
+    if missing := [seed for seed in config.seeds if seed not in theirs.seeds]:
+        raise ConfigError(f"{flag}: it has seeds {list(theirs.seeds)}, not {missing}.")
+    if not (donor / "checkpoints").is_dir():
+        raise RunError(f"{flag}: its prior is not trained yet; `spaars resume {donor}` goes on.")
+    return theirs, described
+
+
+def donated_prior(config: TrainConfig, dataset: Dataset) -> Any:
+    """The trained prior, leaves (S, ...), of the run `config.prior_from`.
+
+    Raises as `check_donor` does, and ConfigError if it learned from other data.
+    """
+    theirs, described = check_donor(config)
+    donor = Path(config.prior_from or "")
+    flag = f"--prior-from {donor}"
     if described["dataset"]["sha256"] != dataset.sha256:
         raise ConfigError(
             f"{flag}: it learned from other data ({described['dataset']['label']}) than this run "
             f"({dataset.label})."
         )
-    if missing := [seed for seed in config.seeds if seed not in theirs.seeds]:
-        raise ConfigError(f"{flag}: it has seeds {list(theirs.seeds)}, not {missing}.")
     checkpoint = load_checkpoint(donor)
     if checkpoint is None or checkpoint.progress["phase"] < 1:
         raise RunError(f"{flag}: its prior is not trained yet; `spaars resume {donor}` goes on.")

@@ -31,6 +31,8 @@ class Episode(NamedTuple):
     """Sum of `info["cost"]`; None if the env reports none."""
     completed: tuple[str, ...] | None = None
     """Subtasks that were done at any step, the first one first; None if the env names none."""
+    fell: bool = False
+    """Whether the env ended it, and not because all was done (`Outcome.fell`)."""
 
 
 class EnvFailure(NamedTuple):
@@ -171,6 +173,7 @@ class EnvPopulation:
                         found.terminated,
                         cost=self.episode_costs[i],
                         completed=None if done is None else tuple(done),
+                        fell=found.fell,
                     )
                 )
                 self.episode_index[i] += 1
@@ -219,8 +222,14 @@ class EnvPopulation:
     def restore(self, state: dict[str, Any]) -> None:
         """Replay each env's current episode up to where `state` was taken."""
         self.episode_index = list(state["episode_index"])
-        self.errors = list(state.get("env_errors", self.errors))
         self._reset(range(len(self.seeds)))
+        if self.episode_index != list(state["episode_index"]):
+            raise RunError(
+                "the env failed at its reset while the run's episode was brought back "
+                f"({self.failures[-1].reason}). Go on once it works."
+            )
+        self.failures = []  # of the first resets: counted and logged when the run began
+        self.errors = list(state["env_errors"])
         replayed = [list(np.array(actions, np.float32)) for actions in state["actions"]]
         for step in range(max(map(len, replayed))):
             asked = {i: actions[step] for i, actions in enumerate(replayed) if step < len(actions)}

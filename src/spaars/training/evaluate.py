@@ -24,7 +24,8 @@ class EvalResult(NamedTuple):
     discounted: np.ndarray
     """Returns from the episode's start with the discount that was asked for."""
     lengths: np.ndarray
-    terminated: np.ndarray
+    fell: np.ndarray
+    """Whether the env ended it, and not because all was done (`Outcome.fell`)."""
     facts: dict[str, np.ndarray]
     """Per-seed means over all visited states; under `completed/NAME`, where the env names
     subtasks (`info["subtasks"]`), the share of the episodes that completed it."""
@@ -54,7 +55,7 @@ def run_episodes(
     )
     observations = np.stack([begun[i].observation for i in range(n)])
     returns, discounted, lengths = np.zeros(n), np.zeros(n), np.zeros(n, np.int64)
-    running, terminated = np.ones(n, bool), np.zeros(n, bool)
+    running, fell = np.ones(n, bool), np.zeros(n, bool)
     totals: dict[str, np.ndarray] = {}
     completed: dict[str, np.ndarray] = {}
     step = 0
@@ -71,7 +72,7 @@ def run_episodes(
             returns[i] += outcome.reward
             discounted[i] += discount**step * outcome.reward
             lengths[i] += 1
-            terminated[i] = outcome.terminated
+            fell[i] = outcome.fell
             running[i] = not (outcome.terminated or outcome.truncated)
             for name, done in (outcome.subtasks or {}).items():
                 completed.setdefault(name, np.zeros(n, bool))[i] |= done
@@ -85,7 +86,7 @@ def run_episodes(
         returns.reshape(shape),
         discounted.reshape(shape),
         lengths.reshape(shape),
-        terminated.reshape(shape),
+        fell.reshape(shape),
         means | shares,
     )
 

@@ -20,7 +20,7 @@ from spaars.training import checks
 from spaars.training import config as configs
 from spaars.training.checkpoint import load_checkpoint
 from spaars.training.config import METHODS, TrainConfig
-from spaars.training.donor import donated_prior
+from spaars.training.donor import check_donor, donated_prior
 from spaars.training.envs import processes_for
 from spaars.training.provenance import git_revision
 from spaars.training.run_directory import (
@@ -69,13 +69,15 @@ def train(
     # An empty directory may be what a run left that was killed while it recorded its data.
     if run_dir.exists() and not (run_dir.is_dir() and not any(run_dir.iterdir())):
         raise RunError(f"{run_dir} exists and is no run directory. Choose another --out.")
+    if config.prior_from is not None:
+        check_donor(config)
     made = make_directories(run_dir)  # now, so that a missing permission costs no compute
     with only_writer(run_dir):
         try:
             dataset, facts = _load(config, task, on_progress)
             config = configs.resolved(config, dataset)
             if config.prior_from is not None:
-                donated_prior(config, dataset)  # refused now, if at all
+                donated_prior(config, dataset)  # refused now, if at all, by its data
             write_json(run_dir / "config.json", describe_run(config, dataset, revision, facts))
         except BaseException:
             for directory in made:

@@ -46,6 +46,12 @@ class Outcome(NamedTuple):
     subtasks: Mapping[str, bool] | None = None
     """Whether each is done now: `info["subtasks"]`, or success, if the env reports either."""
 
+    @property
+    def fell(self) -> bool:
+        """Whether the episode ends here, and not because all was done."""
+        done = list((self.subtasks or {}).values())
+        return self.terminated and not (done and all(done))
+
 
 class Failure(NamedTuple):
     """The env raised, or gave NaN."""
@@ -112,7 +118,8 @@ class LocalEnvs:
 
     def close(self) -> None:
         for env in self.envs:
-            env.close()
+            with contextlib.suppress(Exception):  # what was computed does not hang on it
+                env.close()
 
     def _reset(self, i: int, seed: int, anew: bool) -> Outcome | Failure:
         try:

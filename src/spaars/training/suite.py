@@ -158,7 +158,12 @@ def _fields(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _from_toml(name: str, value: Any, hint: Any) -> Any:
-    """The value as the field's type has it; what is in range `checks.check` says."""
+    """The value as the field's type has it; what is in range `checks.check` says.
+
+    TOML has no null: "None" stands for it, as on the command line.
+    """
+    if value == "None" and type(None) in _options(hint):
+        return None
     options = [o for o in _options(hint) if o is not type(None)]
     for option in options:
         with suppress(TypeError):

@@ -41,7 +41,7 @@ def _achieved(progress: Mapping[str, Any], i: int, steps: int, offline: bool) ->
     """Of the i-th seed."""
     scores, newest = progress["scores"][i], progress["newest"][i]
     handover = progress["handover"][i]
-    falls = sum(terminated for _, _, terminated, _ in progress["episodes"][i])
+    falls = sum(fell for _, _, fell, _ in progress["episodes"][i])
     offline_score = scores[0][1] if offline else None
     dip = None
     if handover is not None:

@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,9 @@ from spaars.training.run_directory import describe_dataset, write_json
 from spaars.training.summary import summarise_run
 
 # Offline updates between two looks at the stop signal: a few seconds.
+LOOKED_BACK = 10_000
+"""Transitions at most that a line of metrics measures beyond its own, for episodes that began
+before: a time limit may be as good as none."""
 OFFLINE_BLOCK = 250
 
 
@@ -100,7 +103,7 @@ class Trainer:
             "metrics_offset": 0,
             "wall_seconds": 0.0,
             "scores": [[] for _ in range(n)],  # [env step, score] of every evaluation, per seed
-            "episodes": [[] for _ in range(n)],  # [env step, return, terminated, actor], per seed
+            "episodes": [[] for _ in range(n)],  # [env step, return, fell, actor], per seed
             "newest": [[] for _ in range(n)],  # the same of the newest policy, deployed or not
             "handover": [None] * n,  # {"step", "score", "evaluations" until then} once armed
             "armed": [False] * n,  # whether the gate is, by the hand-over
@@ -157,8 +160,9 @@ class Trainer:
             if block:
                 self.state, metrics = loop.run(phase, self.state, done, block)
                 done += block
-                self.refuse_divergence(metrics, f"update {done} of the {phase.name} phase")
-                self.accumulate(metrics)
+                when = f"update {done} of the {phase.name} phase"
+                self.refuse_divergence(metrics, when, of=metrics)
+                self.accumulate(metrics, weight=block)
                 if done % self.config.log_every == 0 or done == phase.updates:
                     facts = self.log_averages("train", step=done, phase=phase.name)
                     self.show(phase.name, done, phase.updates, facts)
@@ -231,12 +235,15 @@ class Trainer:
         if begun and loop.collector.retracer is not None:
             assert checkpoint is not None
             loop.collector.retracer.restore(checkpoint.progress["retracer"])
+        if checkpoint is not None:
+            checkpoint.arrays.clear()  # callers hold it, and its ring is large
         self.state = None  # the loop owns it now; the old buffers are donated away
         self.loop = loop
         if not begun:
             # What an agent that starts from nothing has before its first step is no offline
             # policy.
             self.evaluate(loop, "offline" if self.phases else "initial")
+            self.log_failures(envs)  # of the first resets
             self.save()
         while envs.env_steps < c.online.steps:
             metrics, episodes, verdicts = loop.run_chunk()
@@ -251,7 +258,7 @@ class Trainer:
         c, step = self.config, self.envs.env_steps
         last = step == c.online.steps
         self.accumulate(metrics)
-        self.refuse_divergence(metrics, f"step {step}")
+        self.refuse_divergence(metrics, f"step {step}", of=("q_mean",))  # others may be NaN there
         if step % c.log_every == 0 or last:
             evidence = jax.device_get(loop.evidence())
             self.accumulate(evidence)
@@ -299,6 +306,7 @@ class Trainer:
     def look_back(self, loop: OnlineLoop, steps: int) -> dict[str, np.ndarray]:
         """What was executed in the last `steps`, measured once for a line of metrics; (S,) each."""
         now, longest = self.envs.env_steps, self.envs.envs.time_limit or self.config.log_every
+        longest = min(longest, LOOKED_BACK)
         rows = min(loop.replay.ring.capacity, self.config.log_every + longest)
         seen, stored = loop.look_back(rows), min(now, rows)
         found = []
@@ -371,7 +379,7 @@ class Trainer:
                 score_std=scores[i].std(),
                 return_mean=result.returns[i].mean(),
                 length_mean=result.lengths[i].mean(),
-                falls=0 if self.task.success_ends else result.terminated[i].sum(),
+                falls=0 if self.task.success_ends else result.fell[i].sum(),
                 episodes=len(scores[i]),
                 newest_score=newest[i].mean(),
                 **{name: value[i] for name, value in result.facts.items()},
@@ -402,14 +410,13 @@ class Trainer:
                 score=self.task.score(np.array(e.episode_return)),
                 length=e.length,
                 terminated=e.terminated,
+                fell=e.fell,
                 actor=e.actor,
                 **({} if e.cost is None else {"cost": e.cost}),
                 **({} if e.completed is None else {"completed": list(e.completed)}),
             )
             i = self.config.seeds.index(e.seed)
-            self.progress["episodes"][i].append(
-                [e.env_step, e.episode_return, e.terminated, e.actor]
-            )
+            self.progress["episodes"][i].append([e.env_step, e.episode_return, e.fell, e.actor])
 
     def log_verdicts(self, verdicts: Sequence[Judged]) -> None:
         for episode, (event, reason) in verdicts:
@@ -426,15 +433,16 @@ class Trainer:
             self.message(f"seed {f.seed}: the env failed at step {f.env_step}: {reason}")
         envs.failures = []
 
-    def accumulate(self, metrics: dict[str, np.ndarray]) -> None:
-        """Add to the running means; NaN means 'not applicable' and does not count."""
+    def accumulate(self, metrics: dict[str, np.ndarray], weight: int = 1) -> None:
+        """Add means over `weight` updates to the running ones; NaN is 'not applicable' and does not
+        count."""
         for name, values in metrics.items():
             n = len(self.config.seeds)
             sums = self.progress["averages"].setdefault(name, [[0.0, 0] for _ in range(n)])
             for entry, value in zip(sums, np.asarray(values, np.float64), strict=True):
                 if not np.isnan(value):
-                    entry[0] += float(value)
-                    entry[1] += 1
+                    entry[0] += weight * float(value)
+                    entry[1] += weight
 
     def log_averages(self, kind: str, *, step: int, phase: str) -> dict[str, float]:
         """Write the running means, a line per seed, and start new ones. Returns seed means."""
@@ -448,11 +456,14 @@ class Trainer:
             self.metrics.write(kind, seed=seed, step=step, phase=phase, **values)
         return {name: float(np.mean(mean)) for name, mean in means.items()}
 
-    def refuse_divergence(self, metrics: dict[str, np.ndarray], when: str) -> None:
-        """NaN in the values is no result; the last checkpoint still has the networks before."""
-        for seed, value in zip(self.config.seeds, metrics.get("q_mean", ()), strict=False):
-            if not np.isfinite(value):
-                raise diverged(seed, when)
+    def refuse_divergence(
+        self, metrics: dict[str, np.ndarray], when: str, of: Iterable[str]
+    ) -> None:
+        """NaN is no result; the last checkpoint still has the networks before."""
+        for name in of:
+            for seed, value in zip(self.config.seeds, metrics.get(name, ()), strict=False):
+                if not np.isfinite(value):
+                    raise diverged(seed, when, name, [s for s in self.config.seeds if s != seed])
 
     def show(self, stage: str, done: int, total: int, facts: dict[str, float]) -> None:
         if self.on_progress:
@@ -487,10 +498,12 @@ class Trainer:
             raise Stopped(f"stopped and saved; go on with `spaars resume {self.run_dir}`")
 
 
-def diverged(seed: int, when: str) -> RunError:
+def diverged(seed: int, when: str, metric: str = "q_mean", others: Sequence[int] = ()) -> RunError:
+    what = "the critics" if metric == "q_mean" else metric
+    rest = f", or the other seeds without it (--seeds {' '.join(map(str, others))})"
     return RunError(
-        f"seed {seed}: the critics diverged by {when}. Train anew with a smaller "
-        "learning rate; check the rewards' scale with `spaars data inspect`."
+        f"seed {seed}: {what} diverged by {when}. Train anew with a smaller learning rate"
+        f"{rest if others else ''}; check the rewards' scale with `spaars data inspect`."
     )
 
 

@@ -14,6 +14,7 @@ A replay file (npz) has rows in time order, episodes one after another:
     demo               (E,)     number of the demonstration that was replayed; may be missing
 """
 
+import dataclasses
 import itertools
 import warnings
 from contextlib import closing
@@ -92,6 +93,9 @@ def without_goal(dataset: Dataset, where: str) -> Dataset:
             f"got {width}. Log 9 joint and 21 object positions, columns 0-8 and 18-38 of "
             "FrankaKitchen-v1."
         )
+    description = dataset.description
+    if width != STATE:
+        description = dataclasses.replace(description, observations=())
     ends = dataset.terminated
     kept = ~ends
     truncated = dataset.truncated | np.append(ends[1:], False)
@@ -104,6 +108,7 @@ def without_goal(dataset: Dataset, where: str) -> Dataset:
         truncated=truncated[kept],
         label=dataset.label,
         where=where,
+        description=description,
     )
 
 

@@ -166,7 +166,8 @@ def _episodes(path: Path, row: int, episodes: np.ndarray, frames: np.ndarray) ->
     in_order = frames == np.arange(len(frames)) - np.repeat(starts, lengths)
     indices = episodes[starts]
     if not in_order.all() or len(np.unique(indices)) != len(indices):
-        at = int(np.argmin(in_order))
+        again = np.setdiff1d(np.arange(len(indices)), np.unique(indices, return_index=True)[1])
+        at = int(np.argmin(in_order)) if not in_order.all() else int(starts[again[0]])
         raise _out_of_order(path, row + at, int(episodes[at]), int(frames[at]))
     return dict(zip(indices.tolist(), lengths.tolist(), strict=True))
 

@@ -45,11 +45,13 @@ NAMES = {
 
 
 def claims(path: Path) -> bool:
-    return (
-        str(path).startswith(PREFIX)
-        or path.name == DATA
-        or any((folder / name).exists() for folder in _folders(path) for name in (DATA, METADATA))
-    )
+    if str(path).startswith(PREFIX) or path.name == DATA:
+        return True
+    if any((folder / DATA).exists() for folder in _folders(path)):
+        return True
+    # Without its data it is broken, or of another of Minari's formats; unless it is a logger's.
+    others = path.is_dir() and any((*path.glob("*.np[yz]"), *path.glob("meta/info.json")))
+    return not others and any((folder / METADATA).exists() for folder in _folders(path))
 
 
 def _folders(path: Path) -> tuple[Path, Path]:
@@ -139,6 +141,12 @@ def _episode(
     check_size(where, {name: hdf5.declared(array) for name, array in found.items()})
     arrays = {name: hdf5.read(array) for name, array in found.items()}
     gathered = gather(where, chosen, arrays)
+    # As the env's own dict calls them, where they lie below observations/ in the file.
+    parts = {
+        ours: tuple((name.removeprefix(f"{ours}/"), width) for name, width in parts)
+        for ours, parts in gathered.parts.items()
+    }
+    gathered = dataclasses.replace(gathered, parts=parts)
     before, after = (gathered.arrays[name].shape[:1] for name in ("observations", "actions"))
     if before and after and before[0] != after[0] + 1:
         raise DataError(

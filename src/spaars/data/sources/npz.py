@@ -77,11 +77,7 @@ def load(path: Path, reading: Reading, progress: Progress | None = None) -> Data
 
 def stream(path: Path, reading: Reading, progress: Progress | None = None) -> Source:
     """The same rows, read piece by piece."""
-    with _opened(regular_file(path)) as (file, members):
-        stored = None
-        if DESCRIPTION in members:
-            array = _read(path, file, members, (DESCRIPTION,))[DESCRIPTION]
-            stored = stored_description(path, array)
+    stored = stored_description(path, description_in(path))
     pieces = _pieces(path, reading, progress)
     return Source(where=path, label=_label(path), pieces=pieces, stored=stored)
 
@@ -110,6 +106,14 @@ def read(
         arrays = _read(path, file, members, sorted(wanted))
     description = arrays.pop(DESCRIPTION, None)
     return gather(path, chosen, arrays), description
+
+
+def description_in(path: Path) -> np.ndarray | None:
+    """What we wrote into the file about it; None where we did not."""
+    with _opened(regular_file(path)) as (file, members):
+        if DESCRIPTION not in members:
+            return None
+        return _read(path, file, members, (DESCRIPTION,))[DESCRIPTION]
 
 
 def names_in(path: Path) -> set[str]:
