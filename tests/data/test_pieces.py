@@ -19,7 +19,6 @@ from spaars.data import Dataset, inspect, load_file
 from spaars.data import memory as blocks_of
 from spaars.data.files import atomic_directory
 from spaars.data.inspect import describe, problems
-from spaars.data.memory import is_mapped
 from spaars.data.sources import (
     Reading,
     assemble,
@@ -38,6 +37,14 @@ from spaars.training.checkpoint import load_checkpoint
 from spaars.training.config import preset_config
 from spaars.training.run import train
 from toy import point_dataset
+
+
+def is_mapped(array: np.ndarray) -> bool:
+    """Whether its rows are on the disk and come from there when they are used."""
+    found: object = array
+    while isinstance(found, np.ndarray) and not isinstance(found, np.memmap):
+        found = found.base
+    return isinstance(found, np.memmap)
 
 
 @pytest.fixture

@@ -25,16 +25,16 @@ def require_run(run: Path | None, command: str) -> Path:
     return run
 
 
-def describe(run: Path, described: dict[str, Any], env_steps: int | None = None) -> dict[str, Any]:
+def describe(run: Path, described: dict[str, Any], env_steps: int) -> dict[str, Any]:
     """What a result on a run is labelled with; no path of this machine."""
-    facts = {
+    return {
         "run": run.resolve().name,
         "task": described["config"]["task"],
         "method": described["config"]["method"],
         "dataset": described["dataset"]["label"],
         "git_revision": described.get("git_revision", "not recorded"),
+        "env_steps": env_steps,
     }
-    return facts if env_steps is None else facts | {"env_steps": env_steps}
 
 
 def write(

@@ -27,14 +27,6 @@ def aligned_copy(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def is_mapped(array: np.ndarray) -> bool:
-    """Whether its rows are on the disk and come from there when they are used."""
-    found: object = array
-    while isinstance(found, np.ndarray) and not isinstance(found, np.memmap):
-        found = found.base
-    return isinstance(found, np.memmap)
-
-
 def blocks(rows: int) -> Iterator[slice]:
     """All rows, `BLOCK` at a time."""
     for start in range(0, rows, BLOCK):

@@ -26,7 +26,6 @@ COMPLETE = ("microwave", "kettle", "light switch", "slide cabinet")
 PARTIAL = COMPLETE
 """The same subtasks (D4RL, kitchen/__init__.py); they differ in the demonstrations."""
 
-EPISODE_STEPS = 280
 OBSERVATION = np.r_[0:9, 18:39]
 """Columns of the env's 59 (robot qpos, qvel, object qpos, qvel) that are observed."""
 # D4RL's; the env's own defaults are 0.01 and 0.0005.
