@@ -26,7 +26,7 @@ usage: spaars COMMAND ...
   data make-behaviour TASK
                         train the policy that the embedded dataset is recorded from
   data convert SOURCE DESTINATION
-                        write any dataset as one .npz or .hdf5 file
+                        write any dataset as one .npz or .hdf5 file, or a directory
   data convert kitchen-demos DEMOS DESTINATION
                         replay human kitchen demonstrations in the simulator
   data inspect SOURCE|TASK

@@ -1,4 +1,4 @@
-"""Diagonal Gaussians: squashed by tanh (all policies but IQL's and BC's) and plain."""
+"""Diagonal Gaussians: squashed by tanh (all policies but IQL's) and plain."""
 
 from typing import NamedTuple
 

@@ -1,1 +1,1 @@
-"""The claims of design section 2.7, measured on linear-quadratic problems (docs/theory.md)."""
+"""The claims of design section 2.7: on linear-quadratic problems, and of trained runs."""

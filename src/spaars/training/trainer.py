@@ -50,7 +50,7 @@ class Progress(NamedTuple):
     """What a progress bar shows: `done` of `total` in `stage`, and a few numbers."""
 
     stage: str
-    """data, prior, offline or online."""
+    """data, online, or the name of an offline phase: prior, offline, skills."""
     done: int
     total: int
     facts: dict[str, float]
