@@ -131,8 +131,8 @@ def appraised_by(
     return {"q": q.mean(0), "q_ensemble_std": q.std(0)}
 
 
-class SingleActor:
-    """What agents of one actor and no gate share; their state has `normaliser` and `actor`."""
+class NoGate:
+    """What agents without a gate share: nothing begins, and there is nothing to hand over."""
 
     def begin_online(self, state: Any) -> Any:
         return state
@@ -145,6 +145,20 @@ class SingleActor:
 
     def evidence(self, state: Any, batch: Batch) -> Metrics:
         return {}
+
+
+class SingleActor(NoGate):
+    """What agents of one actor share: `config`, and a state with `normaliser` and `actor`."""
+
+    config: Any
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.batch_size
+
+    @property
+    def discount(self) -> float:
+        return self.config.discount
 
     def roll_back(self, state: Any, acting: tuple[Normaliser, Any]) -> Any:
         return state._replace(actor=state.actor._replace(params=acting[1]))

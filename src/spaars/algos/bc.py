@@ -39,10 +39,6 @@ class BC(SingleActor):
     config: BCConfig = BCConfig()
 
     @property
-    def batch_size(self) -> int:
-        return self.config.batch_size
-
-    @property
     def discount(self) -> float:
         return 1.0  # of no account: nothing is bootstrapped
 

@@ -130,14 +130,6 @@ class IQL(SingleActor):
 
     config: IQLConfig = IQLConfig()
 
-    @property
-    def batch_size(self) -> int:
-        return self.config.batch_size
-
-    @property
-    def discount(self) -> float:
-        return self.config.discount
-
     def init(
         self, key: PRNGKeyArray, observation_mean: Array, observation_std: Array, action_dim: int
     ) -> IQLState:

@@ -129,14 +129,6 @@ class SAC(SingleActor):
     config: SACConfig = SACConfig()
 
     @property
-    def batch_size(self) -> int:
-        return self.config.batch_size
-
-    @property
-    def discount(self) -> float:
-        return self.config.discount
-
-    @property
     def optimizer(self) -> optax.GradientTransformation:
         return optax.adam(self.config.learning_rate)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from spaars.algos.agent import Facts, Phase
+from spaars.algos.agent import Facts, NoGate, Phase
 from spaars.algos.rnd import RND
 from spaars.algos.sac import SAC, Easing, SACConfig, SACState
 from spaars.data.replay import Batch, Normaliser
@@ -113,7 +113,7 @@ def to_latent(u: Float[Array, "*b k"]) -> Float[Array, "*b k"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Supe:
+class Supe(NoGate):
     """The agent (see `spaars.algos.agent.SkillAgent`)."""
 
     prior: OpalConfig = OpalConfig()
@@ -225,9 +225,6 @@ class Supe:
         """u = tanh of the encoder's mean."""
         obs = state.sac.normaliser(windows.observations)
         return jnp.tanh(state.prior.params.encode_mean(obs, windows.actions))
-
-    def begin_online(self, state: SupeState) -> SupeState:
-        return state
 
     # ------------------------------------------------------------------ acting
 
@@ -385,17 +382,6 @@ class Supe:
             "support_distance": jnp.linalg.norm(rows.actions - decoded, axis=-1),
             "latent_norm": jnp.broadcast_to(norm[:, None], rows.rewards.shape),
         }
-
-    # ------------------------------------------------------------------ no gate
-
-    def hand_over(self, state: SupeState, armed: Array) -> SupeState:
-        return state
-
-    def take_back(self, state: SupeState) -> SupeState:
-        return state
-
-    def evidence(self, state: SupeState, batch: Batch) -> Metrics:
-        return {}
 
     def roll_back(self, state: SupeState, acting: Acting) -> SupeState:
         actor = state.sac.actor._replace(params=acting.actor)
