@@ -31,6 +31,7 @@ from spaars.theory.lq import (
     expected_return,
     greedy_gain,
     optimal_cost_matrix,
+    quadratic,
     random_directions,
     random_problem,
 )
@@ -101,12 +102,12 @@ def gated_improvement(
         raw, latent = -states @ K_raw.T, -states @ K_latent.T
         g = gate_open(*critics(states, raw, latent), pessimism, margin)
         actions = np.where(g[:, None], raw, latent)
-        costs = _quadratic(states, problem.Q) + _quadratic(actions, problem.R)
+        costs = quadratic(states, problem.Q) + quadratic(actions, problem.R)
         returns -= gamma**t * float(costs.mean())
-        advantages += gamma**t * float((g * _quadratic(states, N)).mean())
+        advantages += gamma**t * float((g * quadratic(states, N)).mean())
         opened += gamma**t * float(g.mean())
         states = states @ problem.A.T + actions @ problem.B.T
-    returns -= gamma**steps * float(_quadratic(states, P).mean())
+    returns -= gamma**steps * float(quadratic(states, P).mean())
     return Gated(
         improvement=returns - expected_return(problem, P),
         improvement_by_advantages=advantages,
@@ -123,8 +124,8 @@ def exact_q(
 ) -> Float[np.ndarray, " m"]:
     """Q(s, a) = -(s'Qs + a'Ra) - gamma s''P s'' of the policy with cost matrix P, without noise."""
     following = states @ problem.A.T + actions @ problem.B.T
-    now = _quadratic(states, problem.Q) + _quadratic(actions, problem.R)
-    return -now - problem.gamma * _quadratic(following, P)
+    now = quadratic(states, problem.Q) + quadratic(actions, problem.R)
+    return -now - problem.gamma * quadratic(following, P)
 
 
 def critics_that_err(
@@ -177,8 +178,8 @@ def raw_gain_better_in_half(
     P = cost_matrix(problem, K_latent)
     H, K_greedy = action_hessian(problem, P), greedy_gain(problem, P)
     G = rng.normal(size=K_latent.shape)
-    gained = _quadratic(problem.start @ (K_latent - K_greedy).T, H)
-    lost = _quadratic(problem.start @ G.T, H)
+    gained = quadratic(problem.start @ (K_latent - K_greedy).T, H)
+    lost = quadratic(problem.start @ G.T, H)
     return K_greedy + math.sqrt(float(np.median(gained / lost))) * G
 
 
@@ -188,12 +189,6 @@ def _cost_of_switching(
     """Cost matrix of acting by K once, and then by the policy with cost matrix P."""
     M = problem.closed_loop(K)
     return problem.Q + K.T @ problem.R @ K + problem.gamma * M.T @ P @ M
-
-
-def _quadratic(
-    x: Float[np.ndarray, "m i"], form: Float[np.ndarray, "i i"]
-) -> Float[np.ndarray, " m"]:
-    return np.sum(x @ form * x, axis=1)
 
 
 class Measured(NamedTuple):
@@ -269,7 +264,7 @@ class GatedStudy:
         K_raw = raw_gain_better_in_half(problem, K_latent, rng)
         P = cost_matrix(problem, K_latent)
         scale = abs(expected_return(problem, P))
-        advantage = exact_q(problem, P, problem.start, -problem.start @ K_raw.T) + _quadratic(
+        advantage = exact_q(problem, P, problem.start, -problem.start @ K_raw.T) + quadratic(
             problem.start, P
         )
         unit = float(np.abs(advantage).mean())

@@ -93,6 +93,13 @@ class Decoder:
         return self.F + self.project(K - self.F)
 
 
+def quadratic(
+    x: Float[np.ndarray, "m i"], form: Float[np.ndarray, "i i"]
+) -> Float[np.ndarray, " m"]:
+    """x'Fx of every row x."""
+    return np.sum(x @ form * x, axis=1)
+
+
 def spectral_radius(M: Float[np.ndarray, "n n"]) -> float:
     """Largest modulus of an eigenvalue."""
     return float(np.abs(np.linalg.eigvals(M)).max())

@@ -28,6 +28,7 @@ from spaars.theory.lq import (
     greedy_gain,
     is_finite,
     optimal_cost_matrix,
+    quadratic,
     random_directions,
     random_problem,
 )
@@ -71,9 +72,9 @@ def measured_variances(
     truth = slope @ U
 
     constant = sigma**2 * float(np.trace(U.T @ H @ U))  # E[(sigma U xi)' H (sigma U xi)]
-    advantage = np.sum(moved * slope, 1) - _quadratic(moved, H) + constant
+    advantage = np.sum(moved * slope, 1) - quadratic(moved, H) + constant
     returned = _returns(problem, K, U, states, moved, P, sigma, steps, rng)
-    value = -_quadratic(states, P) - _value_constant(problem, P, constant)
+    value = -quadratic(states, P) - _value_constant(problem, P, constant)
     score = xi / sigma
     estimates = (
         (returned - value)[:, None] * score,
@@ -140,19 +141,13 @@ def _returns(
         if t:
             moved = sigma * rng.normal(size=(len(states), U.shape[1])) @ U.T
         actions = moved - states @ K.T
-        cost = _quadratic(states, problem.Q) + _quadratic(actions, problem.R)
+        cost = quadratic(states, problem.Q) + quadratic(actions, problem.R)
         total -= problem.gamma**t * cost
         noise = rng.normal(size=states.shape) @ noise_root.T
         states = states @ problem.A.T + actions @ problem.B.T + noise
     exploration = sigma**2 * float(np.trace(U.T @ action_hessian(problem, P) @ U))
-    last = _quadratic(states, P) + _value_constant(problem, P, exploration)
+    last = quadratic(states, P) + _value_constant(problem, P, exploration)
     return total - problem.gamma**steps * last
-
-
-def _quadratic(
-    x: Float[np.ndarray, "m i"], form: Float[np.ndarray, "i i"]
-) -> Float[np.ndarray, " m"]:
-    return np.sum(x @ form * x, axis=1)
 
 
 class Cell(NamedTuple):
