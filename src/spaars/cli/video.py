@@ -17,6 +17,7 @@ from PIL import Image
 
 from spaars.cli.eval import check_fit, task_of
 from spaars.data.files import atomic_write
+from spaars.data.sources.safety import one_line
 from spaars.deploy.policy import is_exported, load_policy
 from spaars.errors import ConfigError, SpaarsError
 from spaars.tasks import Task, get_task
@@ -125,9 +126,8 @@ def make_rendering_env(task: Task) -> gymnasium.Env:
     except SpaarsError:
         raise
     except Exception as error:  # every library of graphics raises errors of its own
-        words = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(
-            f"{task.env_id} cannot be rendered here ({words}; MUJOCO_GL is "
+            f"{task.env_id} cannot be rendered here ({one_line(error)}; MUJOCO_GL is "
             f"{os.environ.get('MUJOCO_GL', 'not set')}). Without a display MuJoCo needs "
             "EGL (apt install libegl1 libegl-mesa0, or a GPU's driver) or OSMesa (apt "
             "install libosmesa6); with MUJOCO_GL=egl or MUJOCO_GL=osmesa you choose."

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from spaars.data.sources.safety import needs
+from spaars.data.sources.safety import needs, one_line
 from spaars.deploy.graph import Step
 from spaars.deploy.numpy_policy import (
     DESCRIPTION,
@@ -129,7 +129,7 @@ class OnnxPolicy(NumpyPolicy):
             known = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # ONNX Runtime raises a class of its own for every kind
             raise PolicyError(
-                f"{path}: not a whole ONNX file ({_first_line(error)}). Copy or export it again."
+                f"{path}: not a whole ONNX file ({one_line(error)}). Copy or export it again."
             ) from error
         try:
             if len(text := known[DESCRIPTION]) > MAX_DESCRIPTION:
@@ -148,14 +148,10 @@ class OnnxPolicy(NumpyPolicy):
                 raise ValueError(f"inputs and outputs {found}, not {shapes}")
         except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
             raise PolicyError(
-                f"{path}: an ONNX file, but no policy of `spaars export` ({_first_line(error)})."
+                f"{path}: an ONNX file, but no policy of `spaars export` ({one_line(error)})."
             ) from error
         self.reset()
 
     def _run(self, graph: str, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [output.name for output in self.session.get_outputs()]
         return dict(zip(names, self.session.run(names, values), strict=True))
-
-
-def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
