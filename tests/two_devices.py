@@ -10,6 +10,7 @@ import numpy as np
 from spaars import seeding
 from spaars.algos.sac import SAC, SACConfig
 from spaars.data.replay import Replay, as_batch, empty_ring
+from spaars.training import population
 from spaars.training.envs import EnvPopulation
 from spaars.training.online import OnlineConfig, OnlineLoop
 from toy import POINT, point_dataset
@@ -30,9 +31,8 @@ def train(seeds, mapping, sharding=None):
         data.observations, data.actions, data.rewards, data.next_observations, data.terminated
     )
     replay = Replay(empty_ring(len(seeds), 30, 4, 2), offline)
-    loop = OnlineLoop(
-        AGENT, state, replay, EnvPopulation(POINT.make_env, seeds), CONFIG, mapping=mapping
-    )
+    population.MAPPING = mapping
+    loop = OnlineLoop(AGENT, state, replay, EnvPopulation(POINT.make_env, seeds), CONFIG)
     for _ in range(3):
         loop.run_chunk()
     return loop.state, loop.replay.ring

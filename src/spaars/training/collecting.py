@@ -16,7 +16,7 @@ from spaars.safety.envelope import ActionEnvelope, clip_shares
 from spaars.safety.monitor import action_rate, gate_flips
 from spaars.training.deployment import Deployment, Verdict
 from spaars.training.envs import EnvPopulation, Episode
-from spaars.training.population import Mapping, over_seeds
+from spaars.training.population import over_seeds
 from spaars.training.retracing import Best, Retracer
 
 Judged = tuple[Episode, Verdict]
@@ -90,7 +90,6 @@ class Collector:
         envs: EnvPopulation,
         deployment: Deployment,
         envelope: ActionEnvelope,
-        mapping: Mapping,
         random_steps: int,
     ):
         self.envs, self.deployment, self.envelope = envs, deployment, envelope
@@ -99,10 +98,10 @@ class Collector:
         self.retracer: Retracer | None = None
         """Of agents with skills, where there is one: `OnlineLoop` knows their labels."""
         self.keys = seeding.streams(envs.seeds, seeding.ACT)
-        self._act = jax.jit(partial(_act, agent, mapping))
+        self._act = jax.jit(partial(_act, agent))
         self._random = jax.jit(partial(_random_actions, envs.action_dim))
         if self.skills is not None:
-            self._choose = jax.jit(partial(_choose, self.skills, mapping))
+            self._choose = jax.jit(partial(_choose, self.skills))
 
     def collect(self, acting: Any, steps: int, best: Best) -> Chunk:
         """`steps` steps by the newest policies, `acting`, and by those that prove or hold them.
@@ -202,7 +201,6 @@ class Collector:
 
 def _act(
     agent: Agent,
-    mapping: Mapping,
     acting: Any,
     proven: Any,
     explores: Any,
@@ -221,12 +219,11 @@ def _act(
         )
         return actions[0], {name: value[0] for name, value in facts.items()}
 
-    return over_seeds(one, mapping)(acting, proven, explores, observations, skills, keys)
+    return over_seeds(one)(acting, proven, explores, observations, skills, keys)
 
 
 def _choose(
     agent: SkillAgent,
-    mapping: Mapping,
     acting: Any,
     proven: Any,
     explores: Any,
@@ -239,7 +236,7 @@ def _choose(
         explored = agent.choose(acting, observation[None], key)
         return jnp.where(explores, explored, agent.choose(proven, observation[None], None))[0]
 
-    return over_seeds(one, mapping)(acting, proven, explores, observations, keys)
+    return over_seeds(one)(acting, proven, explores, observations, keys)
 
 
 def _random_actions(dim: int, keys: Any, step: Any) -> Any:

@@ -10,7 +10,6 @@ import numpy as np
 from spaars import seeding
 from spaars.algos.agent import Agent, SkillAgent
 from spaars.safety import SafetyConfig
-from spaars.training import population
 from spaars.training.population import over_seeds
 from spaars.training.stepping import Envs, MakeEnv, open_envs, successes
 
@@ -108,7 +107,6 @@ class Evaluator:
         *,
         stochastic: bool = False,
         offset: int = 0,
-        mapping: population.Mapping = "auto",
         safety: SafetyConfig = UNLIMITED,
         processes: int = 1,
         discount: float = 1.0,
@@ -118,11 +116,11 @@ class Evaluator:
         self.envelope = safety.envelope(self.envs.action_space)
         self.safety = safety
         self.offset, self.discount = offset, discount
-        self._act = jax.jit(partial(_act, agent, stochastic, mapping))
+        self._act = jax.jit(partial(_act, agent, stochastic))
         self.skill_length = None
         if isinstance(agent, SkillAgent):
             self.skill_length = agent.skill_length
-            self._choose = jax.jit(partial(_choose, agent, stochastic, mapping))
+            self._choose = jax.jit(partial(_choose, agent, stochastic))
 
     def __call__(self, acting: Any) -> EvalResult:
         keys = seeding.streams(self.seeds, seeding.EVALUATION)
@@ -154,7 +152,6 @@ class Evaluator:
 def _act(
     agent: Agent,
     stochastic: bool,
-    mapping: population.Mapping,
     acting: Any,
     observations: Any,
     skills: Any,
@@ -168,13 +165,12 @@ def _act(
             return agent.act(acting, observations, jax.random.fold_in(key, step))
         return agent.act_deterministic(acting, observations)
 
-    return over_seeds(one, mapping)(acting, observations, skills, keys)
+    return over_seeds(one)(acting, observations, skills, keys)
 
 
 def _choose(
     agent: SkillAgent,
     stochastic: bool,
-    mapping: population.Mapping,
     acting: Any,
     observations: Any,
     keys: Any,
@@ -186,4 +182,4 @@ def _choose(
         key = jax.random.fold_in(jax.random.fold_in(key, step), seeding.SKILL_CHOICE)
         return agent.choose(acting, observations, key)
 
-    return over_seeds(one, mapping)(acting, observations, keys)
+    return over_seeds(one)(acting, observations, keys)

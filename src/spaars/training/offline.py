@@ -9,7 +9,7 @@ import numpy as np
 
 from spaars.algos.agent import Agent, Phase
 from spaars.data.replay import Batch, on_host, take
-from spaars.training.population import Mapping, compile_updates, over_seeds
+from spaars.training.population import compile_updates, over_seeds
 
 
 class OfflineLoop:
@@ -24,10 +24,9 @@ class OfflineLoop:
         agent: Agent,
         offline: Batch,
         keys: Any,
-        mapping: Mapping = "auto",
         windows: Any = None,
     ):
-        self.agent, self.offline, self.keys, self.mapping = agent, offline, keys, mapping
+        self.agent, self.offline, self.keys = agent, offline, keys
         self.windows = windows
         self._compiled: dict[tuple[str, int], tuple[Any, Any]] = {}
 
@@ -37,8 +36,8 @@ class OfflineLoop:
         count = self.offline.rewards.shape[0]
         if (phase.name, updates) not in self._compiled:
             self._compiled[phase.name, updates] = (
-                compile_updates(partial(_scan, phase, index, updates, self.mapping)),
-                jax.jit(partial(_all_rows, phase, index, updates, self.mapping, count)),
+                compile_updates(partial(_scan, phase, index, updates)),
+                jax.jit(partial(_all_rows, phase, index, updates, count)),
             )
         scan, rows = self._compiled[phase.name, updates]
         # All transfers are explicit: a test forbids any other (tests/training/test_speed.py).
@@ -70,7 +69,6 @@ def _all_rows(
     phase: Phase,
     index: int,
     updates: int,
-    mapping: Mapping,
     count: int,
     windows: Any,
     keys: Any,
@@ -86,14 +84,13 @@ def _all_rows(
 
         return jax.lax.map(of_update, done + jnp.arange(updates))
 
-    return over_seeds(one, mapping)(keys)
+    return over_seeds(one)(keys)
 
 
 def _scan(
     phase: Phase,
     index: int,
     updates: int,
-    mapping: Mapping,
     state: Any,
     offline: Batch | None,
     drawn: Batch | None,
@@ -115,4 +112,4 @@ def _scan(
         state, metrics = jax.lax.scan(update, state, (done + jnp.arange(updates), drawn))
         return state, jax.tree.map(jnp.mean, metrics)
 
-    return over_seeds(one, mapping)(state, keys, drawn)
+    return over_seeds(one)(state, keys, drawn)

@@ -30,7 +30,7 @@ from spaars.safety.envelope import ActionEnvelope
 from spaars.training.collecting import Collector, Judged
 from spaars.training.deployment import Deployment, DeploymentConfig, select
 from spaars.training.envs import EnvPopulation, Episode
-from spaars.training.population import Mapping, compile_updates, over_seeds, own_buffers
+from spaars.training.population import compile_updates, over_seeds, own_buffers
 from spaars.training.retracing import Best, Retracer
 
 
@@ -114,7 +114,6 @@ class OnlineLoop:
         config: OnlineConfig,
         deployment: DeploymentConfig = NEWEST,
         logged_return: float | None = None,
-        mapping: Mapping = "auto",
         envelope: ActionEnvelope | None = None,
         dataset: Dataset | None = None,
     ):
@@ -135,21 +134,20 @@ class OnlineLoop:
             envs,
             self.deployment,
             envelope or ActionEnvelope(envs.envs.action_space),
-            mapping,
             config.random_steps,
         )
         self.costs = np.full(len(envs.seeds), np.nan)
         """Sum of `info["cost"]` over the last chunk (S,); NaN where the env reports none."""
         self.update_keys = seeding.streams(envs.seeds, seeding.UPDATE)
         self.evidence_keys = seeding.streams(envs.seeds, seeding.EVIDENCE)
-        self._evidence = jax.jit(partial(_evidence, agent, config, mapping))
-        self._look_back = jax.jit(partial(_look_back, agent, mapping), static_argnums=0)
-        self._rows = jax.jit(partial(_rows, agent, config, mapping), static_argnums=(0, 1))
+        self._evidence = jax.jit(partial(_evidence, agent, config))
+        self._look_back = jax.jit(partial(_look_back, agent), static_argnums=0)
+        self._rows = jax.jit(partial(_rows, agent, config), static_argnums=(0, 1))
         self._insert = jax.jit(insert, donate_argnums=0)
         self._skill_at = jax.jit(lambda latents, i, row: latents[i, row])
-        self._update = compile_updates(partial(_update_chunk, agent, config, mapping))
+        self._update = compile_updates(partial(_update_chunk, agent, config))
         if self.skills is not None:
-            self._observe = jax.jit(partial(_observe, self.skills, mapping), donate_argnums=0)
+            self._observe = jax.jit(partial(_observe, self.skills), donate_argnums=0)
             self.replay = replay._replace(labels=self._labels(self.skills))
             if config.retrace_rate > 0.0 or config.splice_rate > 0.0:
                 self.collector.retracer = self._retracer(self.skills, dataset)
@@ -286,8 +284,8 @@ class OnlineLoop:
         self.state = own_buffers(select(which, back, self.state))
 
 
-def _observe(agent: SkillAgent, mapping: Mapping, state: Any, chunk: Batch, facts: Any) -> Any:
-    return over_seeds(partial(observe_chunk, agent), mapping)(state, chunk, facts)
+def _observe(agent: SkillAgent, state: Any, chunk: Batch, facts: Any) -> Any:
+    return over_seeds(partial(observe_chunk, agent))(state, chunk, facts)
 
 
 def observe_chunk(agent: SkillAgent, state: Any, chunk: Batch, facts: Any) -> Any:
@@ -317,7 +315,6 @@ def _label_block(agent: SkillAgent, state: Any, windows: Batch) -> Any:
 def _evidence(
     agent: Agent,
     config: OnlineConfig,
-    mapping: Mapping,
     state: Any,
     replay: Replay,
     keys: Any,
@@ -328,10 +325,10 @@ def _evidence(
         batch = sample_batch(agent, config, replay, seed_index, key, 1)
         return agent.evidence(state, jax.tree.map(lambda x: x[0], batch))
 
-    return over_seeds(one, mapping)(state, jnp.arange(replay.ring.storage.rewards.shape[0]), keys)
+    return over_seeds(one)(state, jnp.arange(replay.ring.storage.rewards.shape[0]), keys)
 
 
-def _look_back(agent: Agent, mapping: Mapping, rows: int, state: Any, replay: Replay) -> Any:
+def _look_back(agent: Agent, rows: int, state: Any, replay: Replay) -> Any:
     ring = replay.ring
     newest = (ring.inserted - rows + jnp.arange(rows)) % ring.capacity
 
@@ -348,7 +345,7 @@ def _look_back(agent: Agent, mapping: Mapping, rows: int, state: Any, replay: Re
             "rewards": batch.rewards,
         }
 
-    return over_seeds(one, mapping)(state, jnp.arange(ring.storage.rewards.shape[0]))
+    return over_seeds(one)(state, jnp.arange(ring.storage.rewards.shape[0]))
 
 
 def sample_batch(
@@ -368,7 +365,6 @@ def sample_batch(
 def _rows(
     agent: Agent,
     config: OnlineConfig,
-    mapping: Mapping,
     key_of: Any,
     updates: int,
     replay: Replay,
@@ -385,7 +381,7 @@ def _rows(
         mixture = config.mixture(agent.discount)
         return mixed_rows(replay, key, updates, agent.batch_size, mixture)
 
-    return over_seeds(one, mapping)(keys)
+    return over_seeds(one)(keys)
 
 
 def _update_keys(key: Any, step: Any) -> Any:
@@ -400,7 +396,6 @@ def _rows_key(key: Any, step: Any) -> Any:
 def _update_chunk(
     agent: Agent,
     config: OnlineConfig,
-    mapping: Mapping,
     state: Any,
     replay: Replay,
     keys: Any,
@@ -422,7 +417,7 @@ def _update_chunk(
         return state, {name: _mean(name, values) for name, values in metrics.items()}
 
     seed_indices = jnp.arange(replay.ring.storage.rewards.shape[0])
-    return over_seeds(one, mapping)(state, seed_indices, keys)
+    return over_seeds(one)(state, seed_indices, keys)
 
 
 def _mean(name: str, values: Any) -> Any:
