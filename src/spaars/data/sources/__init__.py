@@ -81,13 +81,11 @@ def load_dataset(
     task: Task | None,
     path: str | Path | None,
     transitions: int,
-    seed: int = 0,
-    workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """The source at `path` if one is given, else the task's embedded dataset (`recorded_dataset`).
 
-    `transitions`, `seed`, `workers` and `progress` concern the embedded dataset only.
+    `transitions` and `progress` concern the embedded dataset only.
     """
     if path is not None:
         if task is None or not task.subtasks:
@@ -96,7 +94,7 @@ def load_dataset(
         return replays or kitchen.without_goal(load_file(path), str(path))
     if task is None:
         raise ConfigError("no data: give a task with an embedded dataset or the path of a file.")
-    return recorded_dataset(task, transitions, seed, workers, progress)
+    return recorded_dataset(task, transitions, progress=progress)
 
 
 def load_file(
