@@ -338,10 +338,10 @@ def test_values_that_cannot_be_drawn_are_passed_over(value: Any) -> None:
 
 def test_gate_share_draws_what_was_executed() -> None:
     record = {"kind": "train", "phase": "online", "seed": 0, "step": 9, "gate": 0.5}
-    for extra, expected in (({}, 0.5), ({"raw_share": 0.2}, 0.2)):
-        figure = figures.gate_share([{**record, **extra}])
-        assert figure is not None
-        assert figure.axes[0].lines[0].get_ydata() == [expected]
+    assert figures.gate_share([record]) is None
+    figure = figures.gate_share([record | {"raw_share": 0.2}])
+    assert figure is not None
+    assert figure.axes[0].lines[0].get_ydata() == [0.2]
 
 
 def test_series_keeps_the_last_value_of_a_step_and_sorts() -> None:

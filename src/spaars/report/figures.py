@@ -132,9 +132,8 @@ def learning_curve(records: list[Record]) -> Figure | None:
 @styled
 def gate_share(records: list[Record]) -> Figure | None:
     """Share of the executed actions that came from the raw policy."""
-    # What was executed; "gate" is what the gate asked for, before the cap and ramp on its share.
+    # What was executed, not "gate": what it asked for, before the cap and ramp on its share.
     training = series_by_seed(records, "train", "raw_share", phase="online")
-    training = training or series_by_seed(records, "train", "gate", phase="online")
     evaluation = series_by_seed(records, "evaluation", "raw_share")
     if not (training or evaluation):
         return None
