@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from spaars.algos.gate import gate_open, paired_advantage, raw_share_limit
+from spaars.algos.gate import GateConfig, gate_open, paired_advantage, raw_share
 
 values = arrays(np.float32, (3, 4), elements=st.floats(-100, 100, width=32))
 
@@ -44,13 +44,17 @@ def test_more_pessimism_never_opens_the_gate(q_raw, q_decoded, a, b):
     assert not np.any(opened & (np.abs(bold) > 1e-3))
 
 
+def ramped(steps):
+    return GateConfig(raw_share_cap=0.8, ramp_steps=steps)
+
+
 @pytest.mark.parametrize(
     ("updates", "share"), [(0.0, 0.0), (25.0, 0.2), (50.0, 0.4), (100.0, 0.8), (1e6, 0.8)]
 )
 def test_raw_share_ramps_to_its_cap(updates, share):
     # 0.8 * 25/100 = 0.2
-    assert float(raw_share_limit(jnp.float32(updates), 0.8, 100)) == pytest.approx(share)
+    assert float(raw_share(ramped(100), jnp.float32(updates))) == pytest.approx(share)
 
 
 def test_raw_share_without_a_ramp_is_full_after_one_update():
-    assert float(raw_share_limit(jnp.float32(1.0), 0.8, 0)) == pytest.approx(0.8)
+    assert float(raw_share(ramped(0), jnp.float32(1.0))) == pytest.approx(0.8)

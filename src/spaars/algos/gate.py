@@ -68,13 +68,6 @@ def gate_open(
     return paired_advantage(q_raw, q_decoded, pessimism) > margin
 
 
-def raw_share_limit(
-    steps_since_armed: Float[Array, ""], cap: float, ramp_steps: int
-) -> Float[Array, ""]:
-    """Probability with which an open gate is obeyed: rises linearly to `cap`."""
-    return cap * jnp.clip(steps_since_armed / max(ramp_steps, 1), 0.0, 1.0)
-
-
 # What both agents with a gate do. `armed_at` is the count of updates when the gate was armed,
 # NOT_ARMED before.
 
@@ -92,12 +85,13 @@ def disarm(armed_at: Int[Array, ""]) -> Int[Array, ""]:
 
 
 def raw_share(config: GateConfig, steps_since_armed: Float[Array, ""]) -> Float[Array, ""]:
-    """Probability with which an open gate is obeyed."""
+    """Probability with which an open gate is obeyed: by the critics, it rises to the cap."""
     if config.shadow:
         return jnp.zeros_like(steps_since_armed)
     if config.rule in ("always", "step"):
         return jnp.ones_like(steps_since_armed)
-    return raw_share_limit(steps_since_armed, config.raw_share_cap, config.ramp_steps)
+    ramp = jnp.clip(steps_since_armed / max(config.ramp_steps, 1), 0.0, 1.0)
+    return config.raw_share_cap * ramp
 
 
 def raw_wins(
