@@ -61,6 +61,27 @@ def _promoting(make):
 optax.adam = _promoting(optax.adam)
 
 
+LONGEST = (
+    "test_run.py",
+    "test_methods.py",
+    "test_learner.py",
+    "test_safe_runs.py",
+    "test_docs.py",
+    "test_fuzz_sources.py",
+    "test_speed.py",
+    "test_adroit.py",
+    "test_donor.py",
+    "test_example.py",
+)
+"""Files, by `pytest --durations`."""
+
+
+def pytest_collection_modifyitems(items):
+    """Of files that last, none may be the last; the others keep their order."""
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def point_task():
     """The toy task, registered: `preset_config(point_task.name, ...)` can be trained."""

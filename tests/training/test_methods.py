@@ -113,7 +113,13 @@ def test_every_peer_stops_and_goes_on_with_the_same_bits(
 
 
 def test_a_run_begun_with_latest_does_not_go_on_with_proven(dataset: Path, tmp_path: Path) -> None:
-    config = toy_run.config(dataset, deployment={"rule": "latest"})
+    config = toy_run.config(
+        dataset,
+        deployment={"rule": "latest"},
+        prior={"updates": 0},
+        offline={"updates": 0},
+        online={"steps": 1_000, "learning_starts": 900},
+    )
     with pytest.raises(Stopped):
         train(config, tmp_path / "run", on_progress=toy_run.stop_at("online", 250))
     file = tmp_path / "run" / "config.json"

@@ -25,6 +25,9 @@ from spaars.data.files import atomic_write, read_safetensors, write_safetensors
 from spaars.data.replay import Batch, Ring
 from spaars.errors import RunError
 
+ENV_FACTS = ("episode_index", "episode_ends", "episode_returns", "env_steps", "env_errors")
+"""Of `EnvPopulation.state`, beside the actions: in the JSON."""
+
 
 class Checkpoint(NamedTuple):
     """Host copy of everything a run needs to go on."""
@@ -61,14 +64,7 @@ class Checkpoint(NamedTuple):
 
     def env_state(self) -> dict[str, Any]:
         actions = [self.arrays[f"actions/{i}"] for i in range(len(self.progress["episode_index"]))]
-        return {
-            "episode_index": self.progress["episode_index"],
-            "episode_ends": self.progress["episode_ends"],
-            "episode_returns": self.progress["episode_returns"],
-            "env_steps": self.progress["env_steps"],
-            "env_errors": self.progress.get("env_errors", [0] * len(actions)),
-            "actions": actions,
-        }
+        return {name: self.progress[name] for name in ENV_FACTS} | {"actions": actions}
 
 
 def collect(
@@ -91,11 +87,7 @@ def collect(
         for i, actions in enumerate(env_state["actions"]):
             arrays[f"actions/{i}"] = actions
         progress["inserted"] = int(ring.inserted)
-        progress["episode_index"] = env_state["episode_index"]
-        progress["episode_ends"] = env_state["episode_ends"]
-        progress["episode_returns"] = env_state["episode_returns"]
-        progress["env_steps"] = env_state["env_steps"]
-        progress["env_errors"] = env_state["env_errors"]
+        progress |= {name: env_state[name] for name in ENV_FACTS}
     return Checkpoint(progress, arrays)
 
 
