@@ -252,7 +252,7 @@ ORIGIN: dict[str, str] = {
     "quick:online.utd": "notebook, 2026-11-22: UTD 4 for 10k steps or UTD 2 for 20k?",
     "full:gate": "our pilots armed it at 20,000",
     "full:online.utd": "notebook, 2026-11-22: UTD 4 for 10k steps or UTD 2 for 20k?",
-    "latent-only:gate.rule": "PLAS, online",
+    "latent-only:gate.rule": "SPAARS with the gate shut",
     "iql:": "IQL, published fine-tuning",
     "iql:iql.updates": "published: 1,000,000; `quick` has a tenth",
     "iql:iql": SMALLER,

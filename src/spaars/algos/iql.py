@@ -99,9 +99,10 @@ class IQLConfig:
     actor_dropout: float = 0.0
     """Probability with which a hidden unit of the actor is dropped in an update. (Published: 0.1 on
     the kitchen.)"""
-    actor_decay: bool = True
+    actor_decay: bool = False
     """The actor's step size falls to 0 along a cosine over the offline updates; online it is
-    `learning_rate` again. (Published for offline training; their fine-tuning has no decay.)"""
+    `learning_rate` again. (Published for offline training alone; their fine-tuning, of AntMaze, has
+    none before it, either: from 0 to full size it undoes the fit.)"""
     expectile: float = 0.7
     """Expectile of Q that V regresses to."""
     temperature: float = 3.0

@@ -1,8 +1,8 @@
 """SPAARS: explore in the latent space of a behaviour prior, then hand over through the gate.
 
 One agent, four parts (design section 2): a frozen behaviour prior, a critic ensemble on raw
-actions shared by all, a latent and a raw policy, and a gate that says who acts. The methods it
-is compared with are this agent with parts exchanged.
+actions shared by all, a latent and a raw policy, and a gate that says who acts. `latent-only` is
+this agent with the gate shut.
 """
 
 import dataclasses
