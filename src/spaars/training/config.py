@@ -121,8 +121,8 @@ def _spaars_supe(c: TrainConfig) -> Agent:
 
 
 # The harness (data, replay, envs, evaluation) is shared, so that a comparison differs in the
-# agent and its recipe: sampling, updates, deployment. The peers' settings are the published ones (design section 4) where they can run
-# on two cores; a comment says where not.
+# agent and its recipe: sampling, updates, deployment. The peers' settings are the published ones
+# (design section 4) where they can run on two cores; a comment says where not.
 _LATEST = {"rule": "latest"}
 _PLAIN_REPLAY = {"start_fraction": 0.0, "recent_fraction": 0.0}
 
