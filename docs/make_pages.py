@@ -214,7 +214,6 @@ ORIGIN: dict[str, str] = {
     "online.start_steps": "notebook, 2026-11-22: is it the starts of episodes?",
     "online.recent_fraction": "notebook, 2026-11-22: does sampling the newest hold the gain?",
     "online.recent_episodes": "notebook, 2026-11-23: are short falls lost in a window?",
-    "online.n_steps": "notebook, 2026-11-22: n-step targets",
     "online.random_steps": "none: there is a policy to start from",
     "online.retrace_rate": "for kitchen alone: notebook, 2026-11-27: retraced, then cloned",
     "online.splice_rate": "for kitchen alone: notebook, 2026-11-27: retraced, then cloned",

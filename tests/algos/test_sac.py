@@ -38,13 +38,6 @@ def test_td_targets_golden():
     )
 
 
-def test_td_targets_of_several_steps_golden():
-    """1 + 0.9^3 * 10, and a terminal state after two steps."""
-    rewards, terminated, steps = jnp.array([1.0, 2.0]), jnp.array([0.0, 1.0]), jnp.array([3.0, 2.0])
-    targets = td_targets(rewards, terminated, jnp.array([10.0, 10.0]), 0.9, steps)
-    np.testing.assert_allclose(targets, [8.29, 2.0], rtol=1e-6)
-
-
 def test_critic_loss_golden():
     # Q_1 = s + 2 a: 1, 4; Q_2 = -s + 1: 0, -1; targets 0, 2
     # member 1: (1 + 4)/2 = 2.5; member 2: (0 + 9)/2 = 4.5; sum 7

@@ -155,17 +155,6 @@ def test_averages_follow_the_policies(agent, state, update):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
 
 
-def test_targets_bootstrap_after_as_many_steps_as_a_transition_spans(agent, state):
-    """A batch of three-step transitions is one of single steps at discount^3."""
-    batch = random_batch()
-    discount = agent.learner.discount
-    once = tiny(discount=discount**3).update(at(state, 5), batch, KEY)[1]
-    thrice = agent.update(at(state, 5), batch._replace(steps=jnp.full(ROWS, 3.0)), KEY)[1]
-    single = agent.update(at(state, 5), batch, KEY)[1]
-    np.testing.assert_allclose(thrice["critic_loss"], once["critic_loss"], rtol=1e-5)
-    assert not np.isclose(single["critic_loss"], once["critic_loss"], rtol=1e-3)
-
-
 def test_the_online_step_size_falls(agent, state):
     learner = dataclasses.replace(
         agent.learner, learning_rate=1e-2, learning_rate_end=1e-3, learning_rate_steps=10

@@ -11,12 +11,10 @@ from spaars.data.replay import (
     Batch,
     Mixture,
     Normaliser,
-    NStep,
     Replay,
     as_batch,
     empty_ring,
     insert,
-    recent_rows,
     sample_mixed,
     sample_online,
     sample_recent,
@@ -232,73 +230,6 @@ def test_counts_sum_to_the_batch(batch_size, offline, starts, recent, logged):
     counts = Mixture(offline, starts, recent).counts(batch_size, logged, logged)
     assert sum(counts) == batch_size
     assert min(counts) >= 0
-
-
-# ------------------------------------------------------------------ transitions of several steps
-
-EPISODES = st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=5)
-"""Lengths, and whether the end was a terminal state (else a time limit)."""
-
-
-def walks(episodes):
-    """Rows (observation, reward, next observation, terminated, its episode), all told apart."""
-    rows, state = [], 0.0
-    for number, (length, terminal) in enumerate(episodes):
-        for i in range(length):
-            rows.append(
-                (state, 1.0 + state, state + 1.0, float(terminal and i == length - 1), number)
-            )
-            state += 1.0
-        state += 10.0  # the next episode starts elsewhere
-    return rows
-
-
-def joined(rows, i, n, discount):
-    """The definition, by the episode's number."""
-    span = [row for row in rows[i : i + n] if row[4] == rows[i][4]]
-    rewards = sum(discount**j * row[1] for j, row in enumerate(span))
-    return rows[i][0], rewards, span[-1][2], span[-1][3], len(span)
-
-
-def columns(rows):
-    obs, rewards, after, terminated = np.array(rows, np.float32).T[:4]
-    return as_batch(obs[:, None], obs[:, None], rewards, after[:, None], terminated)
-
-
-def check_joined(batch, rows, order, n, discount):
-    for k, i in enumerate(order):
-        got = (
-            batch.observations[k, 0],
-            batch.rewards[k],
-            batch.next_observations[k, 0],
-            batch.terminated[k],
-            batch.steps[k],
-        )
-        np.testing.assert_allclose(got, joined(rows, i, n, discount), rtol=1e-6)
-
-
-@settings(deadline=None, max_examples=50)
-@given(EPISODES, st.integers(2, 4), st.integers(3, 9))
-def test_transitions_of_several_steps_stay_in_their_episode_and_in_the_ring(episodes, n, capacity):
-    rows = walks(episodes)
-    ring = empty_ring(1, capacity, 1, 1)
-    for i in range(len(rows)):
-        ring = insert(ring, jax.tree.map(lambda x: x[None], columns(rows[i : i + 1])))
-    kept = range(max(0, len(rows) - capacity), len(rows))
-    age = jnp.array([len(rows) - 1 - i for i in kept])
-    batch = recent_rows(ring, jnp.int32(0), age, NStep(n, 0.9))
-    check_joined(batch, rows, kept, n, 0.9)
-
-
-def test_only_recent_rows_reach_further_than_a_step():
-    rows = walks([(4, True)])
-    ring = insert(empty_ring(1, 8, 1, 1), jax.tree.map(lambda x: x[None], columns(rows)))
-    mixture = Mixture(0.5, 0.0, 0.5, n_step=NStep(3, 0.9))
-    replay = Replay(ring, columns(rows), episodes=jnp.array([[[0, 4]]]))
-    batch = sample_mixed(replay, jnp.int32(0), KEY, 5, 40, mixture)
-    np.testing.assert_array_equal(batch.steps[:, :20], 1.0)  # logged
-    assert set(np.unique(batch.steps[:, 20:30])) == {1.0, 2.0, 3.0}  # recent
-    np.testing.assert_array_equal(batch.steps[:, 30:], 1.0)  # the rest of the ring
 
 
 # ------------------------------------------------------------------ windows

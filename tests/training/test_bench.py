@@ -139,8 +139,8 @@ def test_a_run_of_an_older_version_is_refused_if_its_method_cares(tmp_path: Path
         without(each.path, "learner", "tau")  # which bc does not read
     with pytest.raises(RunError, match=r"did not know --learner\.tau\. Choose another"):
         state_of(one)
-    without(two.path, "online", "n_steps")
-    with pytest.raises(RunError, match=r"did not know --online\.n-steps\."):
+    without(two.path, "online", "start_steps")
+    with pytest.raises(RunError, match=r"did not know --online\.start-steps\."):
         state_of(two)
 
 

@@ -12,7 +12,7 @@ from spaars import seeding
 from spaars.algos.config import LearnerConfig, OfflineConfig
 from spaars.algos.sac import SAC, SACConfig
 from spaars.algos.spaars import Spaars
-from spaars.data.replay import NStep, Replay, as_batch, empty_ring
+from spaars.data.replay import Replay, as_batch, empty_ring
 from spaars.priors import PriorConfig
 from spaars.training import population
 from spaars.training.envs import EnvPopulation
@@ -156,7 +156,3 @@ def test_a_chunks_mean_skips_what_was_not_updated_but_shows_divergence():
     values = jnp.array([1.0, jnp.nan, 3.0])
     assert float(_mean("actor_loss", values)) == 2.0
     assert bool(jnp.isnan(_mean("q_mean", values)))
-
-
-def test_batches_reach_as_far_as_configured_at_the_agents_discount() -> None:
-    assert OnlineConfig(n_steps=3).mixture(0.9).n_step == NStep(3, 0.9)

@@ -357,13 +357,13 @@ def test_resume_refuses_another_dataset(dataset: Path, tmp_path: Path) -> None:
 def test_a_run_of_an_older_version_is_not_gone_on_with(reference: Run, tmp_path: Path) -> None:
     run = shutil.copytree(reference.path, tmp_path / "run")
     described = json.loads((run / "config.json").read_text())
-    del described["config"]["online"]["n_steps"]
+    del described["config"]["online"]["start_steps"]
     (run / "config.json").write_text(json.dumps(described))
     with pytest.raises(RunError, match="finished"):
         resume(run)
     load_policy(run)  # what acts does not depend on it
     (run / "summary.json").unlink()
-    with pytest.raises(RunError, match=r"older spaars .* did not know --online\.n-steps\."):
+    with pytest.raises(RunError, match=r"older spaars .* did not know --online\.start-steps\."):
         resume(run)
 
 

@@ -187,7 +187,7 @@ class IQL(SingleActor):
 
         # 3. Q towards r + gamma V(s').
         next_values = value.params(batch.next_observations)[..., 0]
-        targets = td_targets(rewards, batch.terminated, next_values, c.discount, batch.steps)
+        targets = td_targets(rewards, batch.terminated, next_values, c.discount)
         critics, critic_metrics = descend(
             critic_loss, state.critics, tx, batch.observations, batch.actions, targets
         )

@@ -24,11 +24,9 @@ def td_targets(
     terminated: Float[Array, " b"],
     next_values: Float[Array, " b"],
     discount: float,
-    steps: Float[Array, " b"] | None = None,
 ) -> Float[Array, " b"]:
-    """r + discount^m * (1 - terminated) * V(s') after m = `steps` steps, by default one."""
-    weight = discount if steps is None else discount**steps
-    return rewards + weight * (1.0 - terminated) * next_values
+    """r + discount * (1 - terminated) * V(s')."""
+    return rewards + discount * (1.0 - terminated) * next_values
 
 
 def critic_loss(
@@ -174,7 +172,7 @@ class SAC(SingleActor):
         next_values = subset_minimum(next_q, c.target_subset, subset_key)
         if c.entropy_backup:
             next_values -= temperature * next_log_probs
-        targets = td_targets(batch.rewards, batch.terminated, next_values, c.discount, batch.steps)
+        targets = td_targets(batch.rewards, batch.terminated, next_values, c.discount)
         critics, critic_metrics = descend(
             critic_loss, state.critics, tx, batch.observations, batch.actions, targets
         )

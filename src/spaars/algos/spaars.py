@@ -311,7 +311,7 @@ class Spaars:
 
         # 1. The shared critic towards r + gamma min_e Q'(s', a'), a' from whoever acts at s'.
         next_values = self.next_values(state, batch.next_observations, target_key)
-        targets = td_targets(batch.rewards, batch.terminated, next_values, c.discount, batch.steps)
+        targets = td_targets(batch.rewards, batch.terminated, next_values, c.discount)
         critics, metrics = descend(
             critic_loss, state.critics, tx, batch.observations, batch.actions, targets
         )

@@ -16,13 +16,12 @@ episode. In the dataset a window may begin at any row (H = 4):
 In the ring the windows lie end to end, a skill each: row i H begins one.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
 class Batch(NamedTuple):
@@ -40,26 +39,8 @@ class Batch(NamedTuple):
     rewards: Float[Array, "*batch"]
     next_observations: Float[Array, "*batch obs"]
     terminated: Float[Array, "*batch"]
-    steps: Float[Array, "*batch"] | None = None
-    """None where all are single steps, as everything stored is."""
     latents: Float[Array, "*batch k"] | None = None
     """Skill u in (-1, 1)^k that the action belongs to; None for agents without skills."""
-
-    def with_steps(self) -> "Batch":
-        """The same with every transition's `steps` written out."""
-        return self if self.steps is not None else self._replace(steps=jnp.ones_like(self.rewards))
-
-
-class NStep(NamedTuple):
-    """How far recent transitions reach."""
-
-    steps: int = 1
-    """At most; fewer where the episode or what is stored ends before."""
-    discount: float = 1.0
-    """Of the agent: rewards within a transition are summed with it."""
-
-
-SINGLE = NStep()
 
 
 OBSERVATION_LIMIT = 10.0
@@ -126,28 +107,6 @@ def insert(ring: Ring, chunk: Batch) -> Ring:
     return Ring(storage, ring.inserted + chunk.rewards.shape[1])
 
 
-def span(
-    first: Batch, later: Sequence[tuple[Batch, Bool[Array, "*batch"]]], discount: float
-) -> Batch:
-    """`first` and the rows stored behind it, each with whether it exists, as one transition.
-
-    Two rows belong to one episode where the first's `next_observations` are the second's
-    `observations` bit for bit.
-    """
-    rewards, next_observations, terminated = first[2:5]
-    steps = factor = jnp.ones_like(rewards)
-    going = jnp.ones_like(rewards, bool)
-    for row, exists in later:
-        same_episode = (row.observations == next_observations).all(-1) & (terminated == 0.0)
-        going &= exists & same_episode
-        factor *= discount
-        rewards = jnp.where(going, rewards + factor * row.rewards, rewards)
-        next_observations = jnp.where(going[..., None], row.next_observations, next_observations)
-        terminated = jnp.where(going, row.terminated, terminated)
-        steps += going.astype(steps.dtype)
-    return Batch(first.observations, first.actions, rewards, next_observations, terminated, steps)
-
-
 def take(batch: Batch, rows: Any) -> Batch:
     """Rows of a dataset, leaves (*rows, ...); both on the device, or both on the host."""
     return jax.tree.map(lambda x: x[rows], batch)
@@ -177,7 +136,6 @@ def sample_recent(
     seed_index: Int[Array, ""],
     key: PRNGKeyArray,
     shape: tuple[int, ...],
-    n: NStep = SINGLE,
 ) -> Batch:
     """An episode of `episodes` (first and one-past-last row), then one of its transitions.
 
@@ -191,21 +149,8 @@ def sample_recent(
     length = (stop - first).astype(jnp.float32)
     row = first + (jax.random.uniform(row_key, shape) * length).astype(jnp.int32)
     age = jnp.clip(ring.inserted - 1 - row, 0, ring.size - 1)
-    return recent_rows(ring, seed_index, age, n)
-
-
-def recent_rows(
-    ring: Ring, seed_index: Int[Array, ""], age: Int[Array, "*batch"], n: NStep = SINGLE
-) -> Batch:
-    """Transitions that begin `age` rows before the newest of a seed's ring."""
-
-    def at(j: int) -> Batch:
-        rows = (ring.inserted - 1 - age + j) % ring.capacity
-        return jax.tree.map(lambda x: x[seed_index, rows], ring.storage)
-
-    if n.steps == 1:
-        return at(0)
-    return span(at(0), [(at(j), age >= j) for j in range(1, n.steps)], n.discount)
+    rows = (ring.inserted - 1 - age) % ring.capacity
+    return jax.tree.map(lambda x: x[seed_index, rows], ring.storage)
 
 
 class Mixture(NamedTuple):
@@ -217,8 +162,6 @@ class Mixture(NamedTuple):
     """Of these, the share from the starts of the dataset's episodes."""
     recent: float = 0.0
     """Of the others, the share from the newest episodes (`Replay.episodes`)."""
-    n_step: NStep = SINGLE
-    """Of the recent rows. What older policies did next says less about the present one."""
 
     def counts(self, batch_size: int, logged: bool, starts: bool) -> tuple[int, int, int, int]:
         """Rows (starts, rest of the dataset, recent, rest of the ring); they sum to the batch."""
@@ -383,12 +326,10 @@ def sample_mixed(
         parts.append(replay.logged_part(seed_index, rows))
     if counts[2]:
         assert replay.episodes is not None
-        episodes, n = replay.episodes[seed_index], mixture.n_step
-        parts.append(sample_recent(ring, episodes, seed_index, keys[2], shapes[2], n))
+        episodes = replay.episodes[seed_index]
+        parts.append(sample_recent(ring, episodes, seed_index, keys[2], shapes[2]))
     if counts[3]:
         parts.append(sample_online(ring, seed_index, keys[3], shapes[3]))
-    if any(part.steps is not None for part in parts):
-        parts = [part.with_steps() for part in parts]
     return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
 
 

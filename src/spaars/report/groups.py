@@ -47,7 +47,7 @@ NOT_COMPARED = {
 OWN_SECTIONS = {"iql": "iql", "bc": "bc", "easing": "spaars-supe", "raw": "spaars-supe"}
 
 # Settings that older versions did not have, at the values at which a run does what theirs did; the
-# last one some had and none has now.
+# last two some had and none has now.
 LATER = {
     "gate.shadow": False,
     "safety.action_low": None,
@@ -67,6 +67,7 @@ LATER = {
     "online.best_fraction": 0.0,
     "online.best_episodes": 10,
     "online.follow_rate": 0.0,
+    "online.n_steps": 1,
 }
 
 # Told apart over the whole page, other settings only within a task and dataset: some follow from

@@ -43,7 +43,6 @@ def check(config: TrainConfig) -> None:
         "--online.start-steps": c.online.start_steps,
         "--online.recent-episodes": c.online.recent_episodes,
         "--online.utd": c.online.utd,
-        "--online.n-steps": c.online.n_steps,
         "--online.env-processes": 1 if c.online.env_processes is None else c.online.env_processes,
         "--evaluation.every": c.evaluation.every,
         "--evaluation.episodes": c.evaluation.episodes,
@@ -285,7 +284,6 @@ def _check_skills(c: TrainConfig) -> None:
         "--online.random-steps": c.online.random_steps,
         "--online.start-fraction": c.online.start_fraction,
         "--online.recent-fraction": c.online.recent_fraction,
-        "--online.n-steps": c.online.n_steps - 1,
     }.items():
         if value:
             raise ConfigError(f"--method {c.method} acts and learns by skills; leave out {flag}.")

@@ -410,7 +410,7 @@ def to_json(config: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
-GONE = {"online": {"follow_rate": 0.0}}
+GONE = {"online": {"follow_rate": 0.0, "n_steps": 1}}
 """Fields that versions before had, with the value at which they did nothing."""
 
 

@@ -14,7 +14,6 @@ from spaars.data import Dataset
 from spaars.data.replay import (
     Batch,
     Mixture,
-    NStep,
     Replay,
     insert,
     mixed_rows,
@@ -58,9 +57,6 @@ class OnlineConfig:
     repeated many times."""
     recent_episodes: int = 8
     """Episodes that count as recent, the running one included."""
-    n_steps: int = 1
-    """Rewards that the critic's target of a recent transition sums up before it bootstraps. On
-    hopper three delayed the climb and did not steady what followed (docs/lab-notebook.md)."""
     random_steps: int = 0
     """First steps with uniformly random actions (for agents that start from nothing)."""
     retrace_rate: float = 0.0
@@ -89,13 +85,9 @@ class OnlineConfig:
     depend on it. None: one for every core (8 at most) in the kitchen, whose env is slow; 1
     elsewhere."""
 
-    def mixture(self, discount: float) -> Mixture:
-        return Mixture(
-            self.offline_fraction,
-            self.start_fraction,
-            self.recent_fraction,
-            NStep(self.n_steps, discount),
-        )
+    @property
+    def mixture(self) -> Mixture:
+        return Mixture(self.offline_fraction, self.start_fraction, self.recent_fraction)
 
 
 LABELLED_AT_ONCE = 1024
@@ -358,8 +350,7 @@ def sample_batch(
         return sample_windows(
             replay, seed_index, key, updates, agent.batch_size, share, length, best
         )
-    mixture = config.mixture(agent.discount)
-    return sample_mixed(replay, seed_index, key, updates, agent.batch_size, mixture)
+    return sample_mixed(replay, seed_index, key, updates, agent.batch_size, config.mixture)
 
 
 def _rows(
@@ -378,8 +369,7 @@ def _rows(
         if isinstance(agent, SkillAgent):
             length, share = agent.skill_length, config.offline_fraction or 0.0
             return windowed_rows(replay, key, updates, agent.batch_size, share, length)
-        mixture = config.mixture(agent.discount)
-        return mixed_rows(replay, key, updates, agent.batch_size, mixture)
+        return mixed_rows(replay, key, updates, agent.batch_size, config.mixture)
 
     return over_seeds(one)(keys)
 
