@@ -89,10 +89,12 @@ def test_episodes_terminal_row_is_kept(tmp_path: Path) -> None:
 
 def test_converted_episodes_keep_what_they_say_of_themselves(tmp_path: Path) -> None:
     arrays = {"observations": np.zeros((4, 1)), "rewards": np.ones(4)}
+    actions = np.array([[-90.0], [0.0], [45.0], [90.0]])
+    degrees = Reading(action_low=(-90.0,), action_high=(90.0,))
     for day in (0, 1):
-        actions = np.array([[-90.0], [0.0], [45.0], [90.0]])
-        np.savez(tmp_path / f"day{day}.npz", **arrays, actions=actions)
-        degrees = Reading(action_low=(-90.0,), action_high=(90.0,))
+        flags = {"terminated": np.zeros(4, bool), "truncated": np.arange(4) == 3}
+        whole = arrays | flags | {"actions": actions, "next_observations": np.zeros((4, 1))}
+        np.savez(tmp_path / f"day{day}.npz", **whole)
         (tmp_path / "joined").mkdir(exist_ok=True)
         save_npz(load_file(tmp_path / f"day{day}.npz", degrees), tmp_path / "joined" / f"{day}.npz")
     joined = load_file(tmp_path / "joined")

@@ -162,8 +162,9 @@ if __name__ == "__main__":
         assert process.stdout.readline()
     time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
-    # The end of what is read: nobody is left who could write.
-    assert process.stdout.read() == b""
+    with process.stdout:
+        # The end of what is read: nobody is left who could write.
+        assert process.stdout.read() == b""
     process.wait()
 
 

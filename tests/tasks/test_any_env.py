@@ -109,6 +109,7 @@ def test_spaces_are_refused_with_the_remedy(kwargs, words: str) -> None:
     def make():
         return Arm(**kwargs)
 
+    make.__qualname__ = f"make {words}"
     with pytest.raises(ConfigError, match=words):
         env_task(make).make_env()
 
@@ -141,10 +142,13 @@ def described(**fields):
 def test_functions_are_told_apart_by_name() -> None:
     with pytest.raises(ConfigError, match=r"its arguments as `spaars\.env_task\(function"):
         env_task(functools.partial(Arm, gain=3.0))
-    first, second = (lambda gain=gain: Arm(gain) for gain in (1.0, 2.0))
-    assert env_task(first).name == env_task(first).name  # again: no matter
+
+    def arm_of(gain):
+        return lambda: Arm(gain)
+
+    assert env_task(arm_of(1.0)).name == env_task(arm_of(1.0)).name  # as when a cell is run again
     with pytest.raises(ConfigError, match=r"another function was given as .*<lambda>"):
-        env_task(second)
+        env_task(arm_of(2.0))
 
 
 def test_an_env_that_rescales_itself_is_described_as_its_user_knows_it() -> None:

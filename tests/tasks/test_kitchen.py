@@ -1,11 +1,13 @@
 """The kitchen: two variants of the env, and what their rewards mean."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from spaars.data import Dataset, load_dataset
+from spaars.data.description import Description
 from spaars.data.sources import kitchen, save
 from spaars.errors import ConfigError, DataError
 from spaars.tasks import get_task

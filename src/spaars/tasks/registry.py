@@ -201,7 +201,7 @@ def env_task(
     env_id = f"{env.__module__}:{env.__qualname__}"
     name = any_env.env_name(env_id, kwargs)
     known = _TASKS.get(name)
-    if known is not None and known.factory is not env and "<" in env_id:
+    if known is not None and "<" in env_id and _facts(known.factory) != _facts(env):
         raise ConfigError(
             f"another function was given as {env_id}, and runs are told apart by that name. Write "
             "one with a name; what differs can be its arguments: `spaars.env_task(function, "
@@ -209,6 +209,13 @@ def env_task(
         )
     _TASKS[name] = _of_env(name, env_id, dict(kwargs or {}), factory=env)
     return _TASKS[name]
+
+
+def _facts(function: Any) -> tuple[Any, ...]:
+    """What a function made twice in one place does alike, if what it was made with is alike."""
+    cells = tuple(cell.cell_contents for cell in getattr(function, "__closure__", None) or ())
+    names = ("__code__", "__defaults__", "__kwdefaults__")
+    return (*(getattr(function, name, function) for name in names), cells)
 
 
 def _of_env(name: str, env_id: str, kwargs: dict[str, Any], **fields: Any) -> Task:
