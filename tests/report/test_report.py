@@ -306,6 +306,7 @@ def test_subtasks_are_told_first_and_last(tmp_path: Path) -> None:
     page = Page(write_report(run_dir))
     words = " ".join(page.text.split())
     assert "kettle 95% first 5% 0% first 0%" in words
+    assert {0.95, 0.05, 0.25} <= set(page.numbers)
     assert f"{HOSTILE} 25% first 25% 25% first 25%" in words
     for record in records:
         if record["kind"] == "evaluation" and record["label"] == "final":

@@ -91,7 +91,8 @@ def show_number(value: float | None, form: str) -> str:
     if value is None:
         return "-"
     words = duration(value) if form == "duration" else f"{value:{form}}"
-    return f'<data value="{value!r}">{words}</data>'
+    # A NumPy float's repr is np.float64(0.85), which no reader of HTML takes for a number.
+    return f'<data value="{float(value)!r}">{words}</data>'
 
 
 def duration(seconds: float) -> str:
