@@ -177,6 +177,12 @@ def test_table_equals_summary(one_seed: Path, three_seeds: Path) -> None:
         assert Page(run_dir / "report.html").numbers == pytest.approx(expected, rel=1e-12)
 
 
+def test_wall_time_is_said_to_be_the_whole_runs(three_seeds: Path) -> None:
+    """The seeds of a population are trained at once: each has the run's time, none its own."""
+    text = Page(three_seeds / "report.html").text
+    assert "Wall time of the whole run, all seeds together" in text
+
+
 def test_headlines(one_seed: Path, three_seeds: Path) -> None:
     assert headline(load_run(one_seed)) == (
         "Offline policy 43.7 \u2192 99.2 after 20,000 online steps (1 seed, last checkpoint, "

@@ -115,7 +115,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("falls_per_1k", "Falls", "per 1,000 online steps", ".2f"),
     Column("handover_step", "Hand-over", "online step", ",.0f"),
     Column("env_steps", "Online steps", "", ",.0f"),
-    Column("wall_seconds", "Wall time", "", "duration"),
+    Column("wall_seconds", "Wall time", "of the whole run, all seeds together", "duration"),
 )
 
 # For a run without a summary: the same table, from what metrics.jsonl holds so far.
