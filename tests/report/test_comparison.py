@@ -360,6 +360,22 @@ def test_over_tasks_needs_one_dataset_a_task_and_as_many_seeds(tmp_path: Path) -
     ]
 
 
+def test_scores_of_own_envs_are_returns_and_not_averaged_over_tasks(tmp_path: Path) -> None:
+    own = make_run(tmp_path / "own", task="my_arm:Reach-v0", score=0.8)
+    page, numbers = written(tmp_path, own)
+    assert "Return of the last checkpoint" in page.text
+    assert "points of the return" in page.text
+    assert "ormalised" not in page.text
+    assert numbers["not_over_tasks"] == []
+    page, numbers = written(tmp_path, own, make_run(tmp_path / "hopper"))
+    assert "Normalised score of the last checkpoint" in page.text
+    assert numbers["over_tasks"] is None
+    assert numbers["not_over_tasks"] == [
+        "Scores of my_arm:Reach-v0 are returns: no two envs share a scale."
+    ]
+    assert "Not averaged: Scores of my_arm:Reach-v0 are returns" in page.text
+
+
 def test_profile_figure_draws_the_share_above(tmp_path: Path) -> None:
     names = [f"group {i}" for i in range(8)]
     look = comparison_figures.looks(names)

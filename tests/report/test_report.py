@@ -177,6 +177,18 @@ def test_table_equals_summary(one_seed: Path, three_seeds: Path) -> None:
         assert Page(run_dir / "report.html").numbers == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_scores_of_an_own_env_are_said_to_be_returns(tmp_path: Path, interrupted: bool) -> None:
+    run_dir = write_run(tmp_path / "run", interrupted=interrupted)
+    assert "Scores are normalised: 0 is a random policy" in Page(write_report(run_dir)).text
+    config = (run_dir / "config.json").read_text()
+    for task in ("my_arm:Reach-v0", "Reach-v0", "my_arm:make.<locals>.reach"):
+        (run_dir / "config.json").write_text(config.replace("hopper-medium", task, 1))
+        text = Page(write_report(run_dir)).text
+        assert "Scores are returns: no reference of this env is known. A dash" in text
+        assert "normalised" not in text
+
+
 def test_wall_time_is_said_to_be_the_whole_runs(three_seeds: Path) -> None:
     """The seeds of a population are trained at once: each has the run's time, none its own."""
     text = Page(three_seeds / "report.html").text

@@ -20,7 +20,7 @@ from spaars.report.groups import (
     groups_named,
 )
 from spaars.report.markup import write_file
-from spaars.report.records import load_run, mean_of, worst_of
+from spaars.report.records import load_run, mean_of, scores_are_returns, worst_of
 from spaars.report.safety_table import safety_table
 from spaars.report.statistics import (
     Statistic,
@@ -172,6 +172,8 @@ def _over_tasks(comparison: Comparison, baseline: str | None) -> tuple[Numbers |
     for task in dict.fromkeys(tasks):
         if tasks.count(task) > 1:
             return None, [f"{task} comes with {tasks.count(task)} datasets."]
+    if returns := [task for task in tasks if scores_are_returns(task)]:
+        return None, [f"Scores of {' and '.join(returns)} are returns: no two envs share a scale."]
     members, reasons = _members(comparison)
     if not members:
         return None, reasons

@@ -6,6 +6,7 @@ from spaars.report import comparison_figures as plots
 from spaars.report.figures import BOOTSTRAP_SEEDS, to_png
 from spaars.report.groups import Comparison, Problem, final_scores, group_names, groups_named
 from spaars.report.markup import document, escape, figure_element, show_number
+from spaars.report.records import scores_are_returns
 from spaars.report.safety_table import COLUMNS, Column, not_best
 
 Numbers = dict[str, Any]
@@ -98,6 +99,7 @@ def _warnings(groups: list[Numbers]) -> list[str]:
 
 
 def _scores_table(problem: Problem, groups: list[Numbers]) -> str:
+    score = "Return" if scores_are_returns(problem.task) else "Normalised score"
     rows = [
         [
             _with_interval(group, "mean", ".1f"),
@@ -110,7 +112,7 @@ def _scores_table(problem: Problem, groups: list[Numbers]) -> str:
     ]
     return _table(
         "Final score",
-        f"Normalised score of the last checkpoint, never the best. Data: {problem.label}.",
+        f"{score} of the last checkpoint, never the best. Data: {problem.label}.",
         [
             ("Mean", "95% interval"),
             ("IQM", "95% interval"),
@@ -175,6 +177,7 @@ def _safety_table(found: Numbers) -> str:
     safety = found["safety"]
     if safety is None:
         return ""
+    score = "return" if scores_are_returns(found["task"]) else "normalised score"
 
     def cell(row: Numbers, column: Column) -> str:
         words = show_number(row[column.key], column.form)
@@ -184,7 +187,7 @@ def _safety_table(found: Numbers) -> str:
     table = _table(
         "Safety",
         f"Over the first {safety['steps']:,.0f} online steps of every run; points of the "
-        "normalised score; the best is bold.",
+        f"{score}; the best is bold.",
         [(column.title, column.whose) for column in COLUMNS] + [("Seeds", "")],
         safety["rows"],
         [

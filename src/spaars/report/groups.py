@@ -111,7 +111,7 @@ class SeedRecord(NamedTuple):
 
 
 class SeedResult(NamedTuple):
-    """What one seed of a finished run achieved. Scores are normalised to 0..100."""
+    """What one seed of a finished run achieved. Scores are normalised to 0..100, or returns."""
 
     run: str
     """Name of its run directory."""

@@ -23,6 +23,7 @@ from spaars.report.records import (
     mean_of,
     number,
     offline_scores,
+    scores_are_returns,
     seeds,
     select,
     series_by_seed,
@@ -299,10 +300,11 @@ def _table(run: Run) -> str:
         note = f"<small>{column.note}</small>" if column.note else ""
         cells = "".join(f"<td>{show_number(value, column.form)}</td>" for value in values)
         lines.append(f'<tr><th scope="row">{column.title}{note}</th>{cells}</tr>')
-    words = (
-        "Scores are normalised: 0 is a random policy, 100 the task's reference expert. A dash: not "
-        "measured" + (", or for a mean, not measured in every seed" if several else "") + "."
-    )
+    words = "Scores are normalised: 0 is a random policy, 100 the task's reference expert."
+    if scores_are_returns(str(run.config["config"].get("task", ""))):
+        words = "Scores are returns: no reference of this env is known."
+    words += " A dash: not measured"
+    words += (", or for a mean, not measured in every seed" if several else "") + "."
     return _seed_table("Result", head, lines, words)
 
 

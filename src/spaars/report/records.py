@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spaars.errors import RunError
+from spaars.tasks.any_env import parse_name
 
 Record = dict[str, Any]
 
@@ -118,6 +119,12 @@ def handover_steps(records: list[Record]) -> dict[int, int]:
     for record in select(records, "event", event="handover"):
         steps.setdefault(record["seed"], record["step"])
     return steps
+
+
+def scores_are_returns(task: str) -> bool:
+    """Whether the task of that name is an own env, of which no reference is known."""
+    # A colon alone: `module:make.<locals>.env`, a function that no module holds, is no id.
+    return ":" in task or parse_name(task) is not None
 
 
 def mean_of(rows: list[dict[str, Any]], key: str) -> float | None:
