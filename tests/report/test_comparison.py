@@ -389,6 +389,29 @@ def test_profile_figure_draws_the_share_above(tmp_path: Path) -> None:
     assert len(ax.collections) == 1  # a band of the three runs, none of the single one
 
 
+def test_profile_of_returns_spans_their_own_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def keep(*args: Any, **kwargs: Any) -> Any:
+        drawn.append(draw(*args, **kwargs))
+        return drawn[-1]
+
+    draw = comparison_figures.performance_profiles
+    monkeypatch.setattr(comparison_figures, "performance_profiles", keep)
+    own = {"task": "my_arm:Reach-v0"}
+    low, high = (make_run(tmp_path / f"s{i}", (i,), score=0.4 * i, **own) for i in (0, 1))
+    written(tmp_path, low, high)  # returns 0 and 1.4
+    written(tmp_path, low)
+    several, equal = (figure.axes[0] for figure in drawn)
+    assert several.get_xlim() == pytest.approx((-0.07, 1.47))
+    taus, shares = np.array(several.lines[0].get_data())
+    assert sum((taus > 0.0) & (taus < 1.4)) >= 50
+    assert set(shares) == {0.0, 0.5, 1.0}
+    assert equal.get_xlim() == (-1.0, 1.0)
+
+
 def test_committed_runs_suffice(tmp_path: Path) -> None:
     names = ("quick-20k-s1", "quick-20k-s2", "quick-s1", "quick-s2")
     quick = [RESULTS / f"hopper-medium-{name}" for name in names]

@@ -58,15 +58,25 @@ def learning_curves(evaluations: Mapping[str, Sequence[Series]], look: Looks) ->
 
 
 @styled
-def performance_profiles(scores: Mapping[str, np.ndarray], look: Looks) -> Figure:
+def performance_profiles(
+    scores: Mapping[str, np.ndarray], look: Looks, *, returns: bool = False
+) -> Figure:
     """Share of runs above each score; scores: (runs, tasks) of each group.
+
+    The axis holds 0..100, where normalised scores lie; of `returns`, which may all be far inside or
+    outside of it, their own range.
 
     The band is the pointwise 95% stratified bootstrap interval, from three runs on.
     """
     fig, ax = _new("share of runs above", scores)
     everything = np.concatenate([array.ravel() for array in scores.values()])
-    low = min(0.0, 10.0 * np.floor(everything.min() / 10.0))
-    high = max(100.0, 10.0 * np.ceil(everything.max() / 10.0))
+    low, high = everything.min(), everything.max()
+    if returns:
+        margin = 0.05 * (high - low) or 1.0
+        low, high = low - margin, high + margin
+    else:
+        low = min(0.0, 10.0 * np.floor(low / 10.0))
+        high = max(100.0, 10.0 * np.ceil(high / 10.0))
     thresholds = np.linspace(low, high, 201)
     for name, array in scores.items():
         colour, style = look[name]

@@ -54,6 +54,7 @@ def _task_section(problem: Problem, found: Numbers, look: plots.Looks, anchor: s
     groups = found["groups"]
     curves = {g.name: [seed.evaluations for seed in g.seeds] for g in problem.groups}
     scores = {g.name: final_scores([g]) for g in problem.groups}
+    returns = scores_are_returns(problem.task)
     return [
         f"<h2>{escape(problem.task)}</h2>",
         f'<p class="soft">Dataset: {escape(problem.label)}, '
@@ -72,7 +73,7 @@ def _task_section(problem: Problem, found: Numbers, look: plots.Looks, anchor: s
         figure_element(
             f"{anchor}_profiles",
             "Performance profile",
-            to_png(plots.performance_profiles(scores, look)),
+            to_png(plots.performance_profiles(scores, look, returns=returns)),
             "Share of the runs whose final score lies above the one on the axis. Look for the "
             "curve that is above the others everywhere; one seed is one step.",
         ),
