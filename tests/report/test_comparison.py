@@ -163,12 +163,21 @@ def test_steps_taken_count_not_those_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "other",
-    [{"sha256": "cd" * 32}, {"label": "D4RL"}, {"task": "walker2d-medium"}, {"sha256": None}],
+    "other", [{"sha256": "cd" * 32}, {"task": "walker2d-medium"}, {"sha256": None}]
 )
 def test_other_data_are_another_problem(tmp_path: Path, other: dict[str, Any]) -> None:
     paths = [make_run(tmp_path / "a"), make_run(tmp_path / "b", (1,), **other)]
     assert [len(p.groups[0].seeds) for p in grouped(*paths).problems] == [1, 1]
+
+
+def test_data_are_the_same_by_their_bytes_whatever_their_file_was_called(tmp_path: Path) -> None:
+    names = ("log", "log (converted)", "log")
+    runs = [make_run(tmp_path / str(i), (i,), label=name) for i, name in enumerate(names)]
+    (problem,) = grouped(*runs).problems
+    assert (problem.label, len(problem.groups[0].seeds)) == ("log", 3)
+    assert grouped(*runs[1:]).problems[0].label == "log (converted)"  # the first given
+    other = make_run(tmp_path / "other", task="walker2d-medium", label="other")
+    assert [p.label for p in grouped(*runs, other).problems] == ["log", "other"]
 
 
 def test_kitchen_replays_keep_company_with_runs_that_an_older_version_labelled(

@@ -198,18 +198,20 @@ def group_runs(runs: Sequence[Run]) -> Comparison:
 
 
 def _with_one_label(entries: list[_Entry]) -> list[_Entry]:
-    """Kitchen replays that an older version named after their file, by the label they have now."""
-    labels = {
-        (task, sha256): label
-        for task, label, sha256 in (entry.problem for entry in entries)
-        if label.startswith(f"{task} (")
-    }
+    """The same bytes by one label, whatever their file was called: the first of those given.
+
+    Kitchen replays that an older version named after their file have the label of now, `TASK (N
+    demos)`.
+    """
+    labels: dict[tuple[str, str], str] = {}
+    for task, label, sha256 in (entry.problem for entry in entries):
+        known = labels.setdefault((task, sha256), label)
+        if label.startswith(f"{task} (") and not known.startswith(f"{task} ("):
+            labels[task, sha256] = label
     renamed = []
     for entry in entries:
-        task, label, sha256 = entry.problem
-        if label.endswith(" replays)"):
-            label = labels.get((task, sha256), label)
-        renamed.append(entry._replace(problem=(task, label, sha256)))
+        task, _, sha256 = entry.problem
+        renamed.append(entry._replace(problem=(task, labels[task, sha256], sha256)))
     return renamed
 
 
