@@ -196,6 +196,29 @@ def test_kitchen_replays_keep_company_with_runs_that_an_older_version_labelled(
     ]
 
 
+def test_what_one_name_leaves_out_is_told_for_every_task_and_dataset(tmp_path: Path) -> None:
+    many = {"preset": "full", "prior_hidden": [8], "prior_updates": 3, "gate_margin": 0.5}
+    page, _ = written(
+        tmp_path,
+        make_run(tmp_path / "a"),
+        make_run(tmp_path / "b", **many),
+        make_run(tmp_path / "c", **many | {"prior_updates": 4}, sha256="cd" * 32, label="again"),
+        make_run(tmp_path / "d", **many | {"prior_updates": 5}, sha256="ef" * 32, label="again"),
+        make_run(tmp_path / "e", **many | {"prior_updates": 6}, task="walker2d-medium"),
+        make_run(tmp_path / "f", **many, task="kitchen-mixed"),
+    )
+    table = " ".join(page.text.partition("What sets the groups apart")[2].split())
+    full = "spaars (preset= full, +3)"
+    assert table.startswith(
+        "spaars (preset= quick, +3) "
+        f"{full} hopper-medium, recorded; kitchen-mixed "
+        f"{full} hopper-medium, again, sha256 {'cd' * 32} "
+        f"{full} hopper-medium, again, sha256 {'ef' * 32} "
+        f"{full} walker2d-medium "
+    )
+    assert "prior. updates absent 3 4 5 6 " in table
+
+
 def test_data_of_unknown_checksum_are_never_pooled(tmp_path: Path) -> None:
     found = grouped(*(make_run(tmp_path / n, (i,), sha256=None) for i, n in enumerate("ab")))
     assert [p.sha256 for p in found.problems] == ["not recorded in a", "not recorded in b"]

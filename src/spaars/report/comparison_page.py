@@ -1,10 +1,18 @@
 """The page of a comparison. Every number on it is one of those that go to JSON."""
 
+import json
 from typing import Any
 
 from spaars.report import comparison_figures as plots
 from spaars.report.figures import BOOTSTRAP_SEEDS, to_png
-from spaars.report.groups import Comparison, Problem, final_scores, group_names, groups_named
+from spaars.report.groups import (
+    Comparison,
+    Group,
+    Problem,
+    final_scores,
+    group_names,
+    groups_named,
+)
 from spaars.report.markup import document, escape, figure_element, show_number
 from spaars.report.records import scores_are_returns
 from spaars.report.safety_table import COLUMNS, Column, not_best
@@ -14,6 +22,7 @@ Numbers = dict[str, Any]
 _STYLE = """\
 h3 { margin-top: 1.6rem; } figure h3 { margin-top: 0; } h3 + p { margin: 0 0 0.3rem; }
 .differences thead th { min-width: 7rem; overflow-wrap: normal; text-align: right; }
+.differences thead small { white-space: normal; overflow-wrap: anywhere; }
 .made th, .made td { white-space: nowrap; }
 """
 
@@ -259,17 +268,27 @@ def _differences_between_tasks(found: Numbers) -> list[str]:
 
 def _differences(comparison: Comparison) -> str:
     """The settings that set the groups of one method apart, in full."""
-    groups = list({g.name: g for p in comparison.problems for g in p.groups}.values())
-    methods = dict.fromkeys(group.method for group in groups if group.settings)
+    # What a name leaves out ("+2") may differ between tasks: such a name has several columns.
+    columns: dict[tuple[str, str], tuple[Group, list[Problem]]] = {}
+    for problem in comparison.problems:
+        for group in problem.groups:
+            key = group.name, json.dumps(group.settings)
+            columns.setdefault(key, (group, []))[1].append(problem)
+    names = [name for name, _ in columns]
+    methods = dict.fromkeys(group.method for group, _ in columns.values() if group.settings)
     tables = []
     for method in methods:
-        mine = [group for group in groups if group.method == method]
-        head = "".join(f'<th scope="col">{_name(group.name)}</th>' for group in mine)
+        mine = [(group, problems) for group, problems in columns.values() if group.method == method]
+        head = ""
+        for group, problems in mine:
+            where = "; ".join(_where(problem, comparison) for problem in problems)
+            small = f"<small>{escape(where)}</small>" if names.count(group.name) > 1 else ""
+            head += f'<th scope="col">{_name(group.name)}{small}</th>'
         rows = "\n".join(
             f'<tr><th scope="row">{_name(key)}</th>'
-            + "".join(f"<td>{escape(group.settings[key])}</td>" for group in mine)
+            + "".join(f"<td>{escape(group.settings[key])}</td>" for group, _ in mine)
             + "</tr>"
-            for key in mine[0].settings
+            for key in mine[0][0].settings
         )
         tables.append(
             f'<div class="wide"><table class="seeds differences"><thead><tr><th></th>{head}'
@@ -283,6 +302,18 @@ def _differences(comparison: Comparison) -> str:
         + '\n<p class="soft">"+2" in a name stands for two further settings. Absent: the version '
         "that made the run did not have it.</p>"
     )
+
+
+def _where(problem: Problem, comparison: Comparison) -> str:
+    """The task, with as much of its data as tells it apart from the page's others."""
+    others = [one for one in comparison.problems if one is not problem]
+    others = [one for one in others if one.task == problem.task]
+    words = problem.task
+    if others:
+        words += f", {problem.label}"
+    if any(one.label == problem.label for one in others):
+        words += f", sha256 {problem.sha256}"
+    return words
 
 
 def _runs(comparison: Comparison) -> str:
