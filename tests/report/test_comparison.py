@@ -268,6 +268,24 @@ def test_refusals(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out*"))
 
 
+def test_what_is_no_comparison_is_not_written_over(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    for name, content in (
+        ("table", '[{"task": "hopper-medium"}]'),
+        ("a/config", (run / "config.json").read_text()),
+        ("some", '{"thresholds": [90.0], "tasks": []}'),
+        ("broken", '{"thresholds":'),
+    ):
+        numbers = tmp_path / f"{name}.json"
+        numbers.write_text(content)
+        # Before anything is read: the second run is none.
+        with pytest.raises(RunError, match="holds something else") as caught:
+            write_comparison([run, tmp_path / "none"], numbers.with_suffix(".html"))
+        assert str(numbers) in str(caught.value)
+        assert numbers.read_text() == content
+    assert not list(tmp_path.rglob("*.html"))
+
+
 # ---------------------------------------------------------------------- what is said
 
 

@@ -32,6 +32,8 @@ from spaars.report.statistics import (
 )
 
 DEFAULT_THRESHOLDS = (90.0,)
+KEYS = ("thresholds", "tasks", "over_tasks", "not_over_tasks", "left_out")
+"""Of the JSON: what has them may be written anew."""
 SERIES = ("evaluations", "record")
 """Of a seed: drawn and measured, not written."""
 
@@ -46,7 +48,8 @@ def write_comparison(
     """Write the page `out` (.html) and its numbers (.json, same stem); returns the page's path.
 
     `baseline` names the group that the others are compared with, by default the first of every
-    task and dataset. Raises RunError when a directory is no readable run or nothing has ended.
+    task and dataset. Raises RunError when a directory is no readable run, nothing has ended, or a
+    .json that is no comparison's lies where the numbers go.
     """
     out = Path(out)
     if out.suffix != ".html":
@@ -56,12 +59,28 @@ def write_comparison(
             f"thresholds must be finite scores, at least one, got {list(thresholds)}. "
             "Give for example --thresholds 60 90."
         )
+    _check_place(out.with_suffix(".json"))
     comparison = group_runs([load_run(path) for path in run_dirs])
     numbers = compare(comparison, thresholds, baseline)
     page = render(comparison, numbers).encode("utf-8", "replace")
     text = json.dumps(numbers, indent=1, allow_nan=False) + "\n"
     write_file(out.with_suffix(".json"), text.encode())
     return write_file(out, page)
+
+
+def _check_place(path: Path) -> None:
+    """Nobody named this file: `--out RUN/config.html` must not cost the run its config.json."""
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not found.keys() >= set(KEYS):
+        raise RunError(
+            f"{path}: the comparison's numbers would go there, but it holds something else. "
+            "Give the page another name, or move that file away."
+        )
 
 
 def compare(
