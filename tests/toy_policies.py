@@ -49,8 +49,9 @@ def redrawn(tree, seed):
 
     def redraw(leaf):
         if isinstance(leaf, Normaliser):
-            mean = 0.1 * jnp.arange(OBSERVATIONS, dtype=jnp.float32)
-            return Normaliser(mean, jnp.array([1.0, 2.0, 0.5, 4.0]))  # the third is clipped now and then
+            # The third observation is clipped now and then.
+            mean, std = 0.1 * jnp.arange(OBSERVATIONS, dtype=jnp.float32), [1.0, 2.0, 0.5, 4.0]
+            return Normaliser(mean, jnp.array(std))
         if leaf.dtype != jnp.float32 or leaf.ndim == 0:
             return leaf
         return jnp.asarray(rng.normal(0.0, 0.4, leaf.shape), jnp.float32)
