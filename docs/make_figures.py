@@ -45,8 +45,12 @@ def logged_episode(index: int = 0) -> Figure:
 
 
 def kitchen_curves() -> Figure:
-    """Every method that goes online, deployed; of SPAARS-SUPE the newest policy, too."""
-    runs = [load_run(path.parent) for path in sorted(KITCHEN.glob("*/s*/summary.json"))]
+    """Every method that goes online, deployed; of SPAARS-SUPE the newest policy, too.
+
+    Without what an earlier version of it did.
+    """
+    paths = [path.parent for path in sorted(KITCHEN.glob("*/s*/summary.json"))]
+    runs = [load_run(path) for path in paths if not path.parent.name.endswith("-before")]
     (problem,) = group_runs(runs).problems
     curves = {}
     for group in problem.groups:
