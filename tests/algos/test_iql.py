@@ -15,6 +15,7 @@ from spaars.algos.iql import (
 )
 from spaars.data.replay import Batch
 from spaars.nn import MLP, GaussianPolicy, TanhGaussianPolicy
+from spaars.training.config import preset_config
 
 KEY = jax.random.key(0)
 
@@ -162,11 +163,13 @@ def peer_batch(n=16):
 
 
 def test_actor_step_size_falls_to_zero_offline_and_is_whole_online():
-    agent = IQL(IQLConfig(updates=100))
+    agent = IQL(IQLConfig(updates=100, actor_decay=True))
     rates = [float(agent.actor_learning_rate(jnp.int32(n))) for n in (0, 50, 99, 100, 500)]
     np.testing.assert_allclose(rates[:2], [3e-4, 1.5e-4], rtol=1e-5)
     assert 0.0 < rates[2] < 1e-6
     np.testing.assert_allclose(rates[3:], [3e-4, 3e-4], rtol=1e-6)
+    fine_tuning = IQL(preset_config("hopper-medium", "iql").iql)
+    assert float(fine_tuning.actor_learning_rate(jnp.int32(50_000))) == pytest.approx(3e-4)
 
 
 @pytest.mark.parametrize("scale", [1.0, 10.0])

@@ -202,7 +202,8 @@ def test_a_seed_depends_neither_on_its_companions_nor_on_env_processes(
     [
         pytest.param(b'"phase": "prior"', marks=pytest.mark.slow),  # as offline
         b'"phase": "offline"',
-        b'"event": "measured"',  # latent phase, in the middle of the next episode
+        # Latent phase, in the middle of the next episode; as at the hand-over.
+        pytest.param(b'"event": "measured"', marks=pytest.mark.slow),
         b'"event": "handover"',
     ],
 )
@@ -226,7 +227,9 @@ def test_killed_and_resumed_is_the_same_bits(
     assert_same_run(run, reference)
 
 
-@pytest.mark.parametrize(("stage", "done"), [("offline", 250), ("online", 500)])
+@pytest.mark.parametrize(
+    ("stage", "done"), [pytest.param("offline", 250, marks=pytest.mark.slow), ("online", 500)]
+)
 def test_ctrl_c_saves_and_says_how_to_go_on(
     stage: str, done: int, reference: Run, dataset: Path, home: Path, tmp_path: Path
 ) -> None:
