@@ -44,8 +44,10 @@ def learned_offline(
             block = min(OFFLINE_BLOCK, phase.updates - done)
             state, metrics = loop.run(phase, state, done, block)
             done += block
-            if not np.isfinite(metrics.get("q_mean", 0.0)).all():
-                raise diverged(config.seeds[0], f"update {done} of the {phase.name} phase")
+            for name, value in metrics.items():
+                if not np.isfinite(value).all():
+                    when = f"update {done} of the {phase.name} phase"
+                    raise diverged(config.seeds[0], when, name)
             if on_progress is not None:
                 on_progress(phase.name, done, phase.updates)
     return jax.tree.map(lambda x: x[0], state)
