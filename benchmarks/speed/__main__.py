@@ -4,6 +4,7 @@
     python -m benchmarks.speed --quick                         # a look: three updates, two loops
     python -m benchmarks.speed peers --env-dir DIR             # against other libraries
     python -m benchmarks.speed scaling                         # cost as work grows
+    python -m benchmarks.speed startup                         # seconds to the first updates alone
     python -m benchmarks.speed acting --cores 2                # what an OnlineLearner's robot waits
 
 from the repository root.
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.speed import measure
 
-PARTS = ("ours", "peers", "scaling", "acting")
+PARTS = ("ours", "peers", "scaling", "startup", "acting")
 
 
 def arguments() -> argparse.Namespace:
@@ -75,6 +76,8 @@ def main() -> None:
         parts = peers.run(args.env_dir, args.quick, args.repetitions, say)
     elif args.part == "scaling":
         parts = scaling.run(args.quick, say)
+    elif args.part == "startup":
+        parts = everything.startup(args.repetitions, say)
     else:
         parts = acting.run(args.quick, args.seconds, say)
     for part in parts:

@@ -125,6 +125,11 @@ def time_to_first_update(repetitions: int) -> Record:
     }
 
 
+def startup(repetitions: int, say: Callable[[str], None]) -> Iterator[Record]:
+    say("time to the first update")
+    yield {"first_update": time_to_first_update(repetitions)}
+
+
 def peak_memory(offline_rows: int, online_rows: int) -> Record:
     """Most memory of a run, less that of the same run on hardly any data, over the arrays' size."""
     sizes = {"small": (10_000, 25_000), "large": (offline_rows, online_rows)}
@@ -154,7 +159,6 @@ def run(
     say("rates of updates and loops")
     yield rates(quick, repetitions, seconds)
     if not quick:
-        say("time to the first update")
-        yield {"first_update": time_to_first_update(repetitions)}
+        yield from startup(repetitions, say)
         say("memory")
         yield {"memory": peak_memory(1_000_000, 300_000)}

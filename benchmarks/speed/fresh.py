@@ -37,7 +37,7 @@ def first_update() -> Record:
     loop = work.online_loop(config, data, ring=1_000, env=work.hopper)
     keys = seeding.streams(config.seeds, seeding.OFFLINE)
     offline = OfflineLoop(loop.agent, data.offline, keys)
-    state = work.state_of(config, data)
+    state = work.own_buffers(loop.state)
     for phase in loop.agent.offline_phases():
         state, _ = offline.run(phase, state, 0, 1)
         marks[f"first update, {phase.name}"] = since_start()

@@ -35,9 +35,7 @@ def ours(record: Record) -> str:
         table(("loop, env steps/s", "whole", "updates alone", "of the slower part"), loops),
     ]
     if "first_update" in record:
-        cold, warm = record["first_update"]["cold"], record["first_update"]["warm"]
-        rows = [(mark, span(cold[mark]), span(warm[mark])) for mark in cold]
-        parts.append(table(("seconds to", "cold", "warm"), rows))
+        parts.append(startup(record))
     if "memory" in record:
         memory = record["memory"]
         mib = {name: f"{memory[name] / 2**20:,.0f} MiB" for name in ("large", "small", "arrays")}
@@ -47,6 +45,12 @@ def ours(record: Record) -> str:
             f"{mib['arrays']}; ratio {memory['over_arrays']:.2f}."
         )
     return "\n\n".join(parts)
+
+
+def startup(record: Record) -> str:
+    cold, warm = record["first_update"]["cold"], record["first_update"]["warm"]
+    rows = [(mark, span(cold[mark]), span(warm[mark])) for mark in cold]
+    return table(("seconds to", "cold", "warm"), rows)
 
 
 def peers(record: Record) -> str:

@@ -15,7 +15,7 @@ from spaars.nn import (
     descend,
     polyak,
 )
-from spaars.nn.layers import layer_norm
+from spaars.nn.layers import layer_norm, uniform
 
 KEY = jax.random.key(0)
 
@@ -32,6 +32,12 @@ def by_hand(mlp, x):
             x = x * np.asarray(mlp.norms[i].gain) + np.asarray(mlp.norms[i].shift)
         x = np.maximum(x, 0.0)
     raise AssertionError("an MLP has a last layer")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7, 3), (32, 32), (1025,), (40, 30, 5)])
+def test_lengths_in_common_change_no_number(shape):
+    expected = jax.random.uniform(KEY, shape, jnp.float32, -0.3, 0.3)
+    np.testing.assert_array_equal(uniform(KEY, shape, 0.3), expected)
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])

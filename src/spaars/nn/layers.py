@@ -4,6 +4,7 @@ Every layer multiplies `(*batch, in)` by `(in, out)` at once. A per-example laye
 (Equinox's default style) costs a third of the speed on CPU (docs/lab-notebook.md).
 """
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -15,6 +16,18 @@ from jaxtyping import Array, Float, PRNGKeyArray
 M = TypeVar("M")
 
 
+def uniform(key: PRNGKeyArray, shape: tuple[int, ...], bound: float) -> Float[Array, "..."]:
+    """`jax.random.uniform(key, shape)` in +-`bound`, bit for bit. A number depends on the key and
+    its place alone, so a few lengths do for all shapes: each costs a second of compiling, which
+    was a third of the time to the first update (docs/speed.md)."""
+    count = math.prod(shape)
+    length = 1_024
+    while length < count:
+        length *= 4
+    drawn = jax.random.uniform(key, (length,), jnp.float32, -bound, bound)
+    return jax.lax.slice_in_dim(drawn, 0, count).reshape(shape)
+
+
 class Linear(eqx.Module):
     """`x @ weight + bias`, initialised uniformly in +-`scale`/sqrt(in) (PyTorch's default)."""
 
@@ -24,8 +37,8 @@ class Linear(eqx.Module):
     def __init__(self, n_in: int, n_out: int, *, key: PRNGKeyArray, scale: float = 1.0):
         w_key, b_key = jax.random.split(key)
         bound = scale / n_in**0.5
-        self.weight = jax.random.uniform(w_key, (n_in, n_out), jnp.float32, -bound, bound)
-        self.bias = jax.random.uniform(b_key, (n_out,), jnp.float32, -bound, bound)
+        self.weight = uniform(w_key, (n_in, n_out), bound)
+        self.bias = uniform(b_key, (n_out,), bound)
 
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         return x @ self.weight + self.bias

@@ -519,7 +519,8 @@ def initial_state(
             key, jnp.asarray(observation_mean), jnp.asarray(observation_std), action_dim
         )
 
-    return jax.jit(jax.vmap(init))(keys)
+    # Not compiled as a whole: that takes ten times as long as to run it.
+    return jax.vmap(init)(keys)
 
 
 class _stop_signals:
