@@ -43,6 +43,11 @@ def test_json_round_trip_of_everything_that_is_not_plain():
     assert hash(again.agent()) == hash(config.agent())  # lists would not hash
 
 
+def test_lists_are_taken_for_tuples():
+    config = preset_config("hopper-medium", seeds=[3, 1], prior={"hidden": [7, 8]})
+    assert config == preset_config("hopper-medium", seeds=(3, 1), prior={"hidden": (7, 8)})
+
+
 def test_layers_override_each_other():
     config = preset_config("hopper-medium", "latent-only", "smoke", online={"utd": 3}, seeds=(1, 2))
     assert config.online.utd == 3  # the caller's

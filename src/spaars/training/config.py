@@ -361,6 +361,8 @@ def override(config: Any, changes: Mapping[str, Any], path: str = "") -> Any:
             raise unknown_name("config field", path + name, (path + n for n in known))
         old = getattr(config, name)
         nested = dataclasses.is_dataclass(old) and isinstance(value, Mapping)
+        if isinstance(value, list):  # as JSON and TOML give it, and as many write it
+            value = tuple(value)
         new[name] = override(old, value, f"{path}{name}.") if nested else value
     return dataclasses.replace(config, **new)
 
