@@ -13,8 +13,9 @@ from test_report import HOSTILE, Page, assert_self_contained
 from spaars.cli import report as cli
 from spaars.errors import ConfigError, RunError
 from spaars.report import comparison_figures, load_run, write_comparison
-from spaars.report.groups import Comparison, group_names, group_runs
+from spaars.report.groups import READ_BY, Comparison, group_names, group_runs
 from spaars.report.safety_table import COLUMNS
+from spaars.training.config import METHODS
 
 RESULTS = Path(__file__).parents[2] / "results" / "before-deployment"
 
@@ -521,3 +522,11 @@ def test_a_directory_stands_for_the_runs_below(
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="neither a run nor a directory of runs"):
         cli.run([str(tmp_path / "empty")])
+
+
+def test_the_sections_that_a_method_reads_are_those_of_training() -> None:
+    sections = sorted({section for method in METHODS.values() for section in method.sections})
+    assert sections == sorted(READ_BY)
+    for section in sections:
+        readers = {name for name, method in METHODS.items() if section in method.sections}
+        assert readers == set(READ_BY[section]), section

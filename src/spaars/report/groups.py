@@ -43,8 +43,21 @@ NOT_COMPARED = {
     "device_memory_gib",
 }
 
-# Sections that one method alone reads: of all others' runs they say nothing.
-OWN_SECTIONS = {"iql": "iql", "bc": "bc", "easing": "spaars-supe", "raw": "spaars-supe"}
+# Which methods read a section: of all others' runs it says nothing. As `training.config.METHODS`
+# has it, which takes JAX to import.
+READ_BY = {
+    "prior": ("spaars", "latent-only"),
+    "offline": ("spaars", "latent-only"),
+    "learner": ("spaars", "latent-only"),
+    "gate": ("spaars", "latent-only", "spaars-supe"),
+    "iql": ("iql",),
+    "sac": ("rlpd", "sac", "supe", "spaars-supe"),
+    "opal": ("supe", "spaars-supe"),
+    "supe": ("supe", "spaars-supe"),
+    "easing": ("spaars-supe",),
+    "raw": ("spaars-supe",),
+    "bc": ("bc",),
+}
 
 # Settings that older versions did not have, at the values at which a run does what theirs did; the
 # last two some had and none has now.
@@ -257,7 +270,7 @@ def _settings(config: dict[str, Any]) -> dict[str, str]:
     method = config.get("method")
 
     def decides(key: str) -> bool:
-        return key not in NOT_COMPARED and OWN_SECTIONS.get(key.split(".")[0], method) == method
+        return key not in NOT_COMPARED and method in READ_BY.get(key.split(".")[0], (method,))
 
     values = LATER | dict(flatten(config))
     return {key: plain(_one_form(value)) for key, value in values.items() if decides(key)}
