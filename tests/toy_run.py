@@ -26,7 +26,6 @@ def config(dataset: Path, **changes: object) -> TrainConfig:
             "dataset": dataset,
             "prior": {"updates": 500},
             "offline": {"updates": 500},
-            "learner": {"hidden": (64,), "critics": 2},  # little to compile
             "online": {"steps": 1_000, "learning_starts": 100},
             "checkpoint_every": 250,
             **changes,

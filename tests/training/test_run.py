@@ -83,7 +83,7 @@ def test_learns_the_task(reference: Run) -> None:
     (seed,) = reference.summary["seeds"]
     # Uniformly random actions score 0, a noiseless pull to the goal 100, the data about 8.
     assert seed["offline_score"] > 40
-    assert seed["final_score"] > seed["offline_score"] + 5
+    assert seed["final_score"] > seed["offline_score"] + 8
     assert seed["final_score"] > 75
     assert seed["handover_step"] is not None
     assert seed["env_steps"] == 1_000
