@@ -519,7 +519,7 @@ def initial_state(
             key, jnp.asarray(observation_mean), jnp.asarray(observation_std), action_dim
         )
 
-    # Not compiled as a whole: that takes ten times as long as to run it.
+    # Not compiled as a whole: that takes twice as long as its parts (docs/lab-notebook.md).
     return jax.vmap(init)(keys)
 
 
